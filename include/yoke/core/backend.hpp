@@ -1,0 +1,142 @@
+// What a backend must offer: a context type, and kernels as overloads in its namespace, found by
+// ADL. Order of arguments: context, settings, sources, destination, store. An optional tensor is
+// absent when its first extent is 0 (data is null for every tensor of the dry backend). E is the
+// element type, A its accumulator.
+#pragma once
+#include <yoke/core/arena.hpp>
+#include <yoke/core/kernels.hpp>
+#include <yoke/core/numeric.hpp>
+#include <yoke/core/random.hpp>
+#include <yoke/core/segments.hpp>
+#include <yoke/core/tensor.hpp>
+
+#include <array>
+#include <concepts>
+
+namespace yoke {
+
+/// A context: the device, its arenas, its library handles. One thread uses it at a time.
+template <class C>
+concept context = requires(C& c) {
+  typename C::element;
+  typename C::accumulator;
+  { c.memory } -> std::same_as<stack_arena&>;
+  { c.gradient_memory } -> std::same_as<pool_arena&>;
+  { c.host } -> std::same_as<host_stack&>;
+  typename C::template buffer<float>;  // owns device memory: buffer<T>(context, elements), zeroed;
+                                       // view()
+};
+
+namespace detail {
+
+template <class C>
+struct sample_arguments {
+  using E = typename C::element;
+  using A = typename C::accumulator;
+  C& c;
+  view<E const, 1> e1;
+  view<E const, 2> e2;
+  view<E const, 3> e3;
+  view<E const, 4> e4;
+  view<E, 1> m1;
+  view<E, 2> m2;
+  view<E, 3> m3;
+  view<E, 4> m4;
+  view<A const, 1> a1;
+  view<A const, 2> a2;
+  view<A, 1> s1;
+  view<A, 2> s2;
+  view<std::int32_t const, 1> ids;
+  view<std::uint8_t const, 2> bytes;
+  segments seg;
+  random_key key;
+  extent_t n;
+  A real;
+};
+
+template <class C>
+concept matrix_kernels = requires(sample_arguments<C> x, transpose t, store how) {
+  gemm(x.c, t, t, x.e2, x.e2, x.m2, how);       // d (+)= op(a) op(b); elements in, elements out
+  gemm(x.c, t, t, x.e2, x.e2, x.s2, how);       // elements in, accumulators out: weight gradients
+  gemm(x.c, t, t, x.a2, x.a2, x.s2, how);       // accumulators in and out: losses
+  linear_forward(x.c, x.e2, x.e2, x.a1, x.m2);  // y = x w^T + bias; w (out, in); bias optional
+  sum_rows(x.c, x.e2, x.s1, how);               // (rows, width) -> (width): bias gradients
+};
+
+template <class C>
+concept pointwise_kernels = requires(sample_arguments<C> x, gelu_kind g, std::array<float, 3> p,
+                                     store how) {
+  gelu_forward(x.c, g, x.e1, x.m1);
+  gelu_backward(x.c, g, x.e1, x.e1, x.m1, how);  // x, dy -> dx
+  add(x.c, x.e1, x.e1, x.m1);
+  convert(x.c, x.e1, x.m1, how);  // copies, or accumulates, between any two of E and A
+  convert(x.c, x.e1, x.s1, how);
+  convert(x.c, x.a1, x.m1, how);
+  convert(x.c, x.a1, x.s1, how);
+  fill(x.c, x.m1, 0.0);
+  fill(x.c, x.s1, 0.0);
+  normalize_pixels(x.c, p, p, x.bytes,
+                   x.m2);  // mean, deviation, (pixels, 3): (byte/255 - mean)/deviation
+  dropout(x.c, x.key, std::uint64_t{}, 0.1f, x.seg, x.e2, x.m2,
+          how);  // kept elements times 1/(1 - rate)
+  drop_path(x.c, x.key, std::uint64_t{}, 0.1f, x.seg, x.e2, x.m2,
+            how);  // the same for whole segments
+};
+
+template <class C>
+concept normalization_kernels = requires(sample_arguments<C> x, store how) {
+  layer_norm_forward(x.c, x.e2, x.a1, x.a1, x.real, x.m2, x.s1,
+                     x.s1);  // x, gain, bias, epsilon -> y, mean, 1/deviation
+  // x, gain, mean, 1/deviation, dy -> dx (optional) with `how`; dgain and dbias accumulate
+  layer_norm_backward(x.c, x.e2, x.a1, x.a1, x.a1, x.e2, x.m2, how, x.s1, x.s1);
+  l2_normalize_forward(x.c, x.e2, x.m2, x.s1);  // x -> y, 1/norm of each row
+  l2_normalize_forward(x.c, x.e2, x.s2, x.s1);
+  l2_normalize_backward(x.c, x.e2, x.a1, x.e2, x.m2, how);  // y, 1/norm, dy -> dx
+  l2_normalize_backward(x.c, x.a2, x.a1, x.a2, x.m2, how);
+};
+
+template <class C>
+concept token_kernels = requires(sample_arguments<C> x, attention_shape a, pool_kind p, store how) {
+  // qkv (rows, 3 width), bias (heads, longest, longest) optional -> out (rows, width), log-sum-exp
+  // (heads, rows)
+  attention_forward(x.c, a, x.seg, x.e2, x.e3, x.m2, x.s2);
+  // qkv, bias, out, log-sum-exp, dout -> dqkv with `how`, dbias (optional) with a `how` of its own
+  attention_backward(x.c, a, x.seg, x.e2, x.e3, x.e2, x.a2, x.e2, x.m2, how, x.m3, how);
+  embed_tokens(x.c, x.seg, x.ids, x.e2, x.e2, x.m2);  // ids, table, positions (optional) -> rows
+  embed_tokens_backward(x.c, x.seg, x.ids, x.e2, x.s2,
+                        x.s2);  // ids, dy -> dtable, dpositions accumulate
+  extract_patches(x.c, x.n, x.e4,
+                  x.m2);  // (batch, height, width, channels) -> rows (y, x, channel)
+  fold_patches(x.c, x.n, x.e2, x.m4, how);  // its adjoint
+  // patch rows, class token (optional), positions -> (batch (1 +) patches, width)
+  assemble_tokens(x.c, x.n, x.e2, x.a1, x.e2, x.m2);
+  assemble_tokens_backward(x.c, x.n, x.e2, x.m2, how, x.s1,
+                           x.s2);  // batch, dy -> dx (optional), dclass, dpositions
+  pool_forward(x.c, p, x.seg, x.e2, x.m2);
+  pool_backward(x.c, p, x.seg, x.e2, x.m2,
+                how);  // overwrite also zeroes the rows that were not pooled
+};
+
+template <class C>
+concept optimizer_kernels = requires(sample_arguments<C> x, adam_w_coefficients w) {
+  { squared_norm(x.c, x.a1) } -> std::same_as<double>;  // the same for any number of threads
+  // gradient (zeroed behind the read), moments and master updated, compute copy (optional)
+  // refreshed
+  adam_w(x.c, w, x.s1, x.s1, x.s1, x.s1, x.m1);  // gradient, first, second moment, master, compute
+};
+
+}  // namespace detail
+
+/// A context with every kernel that the library's ops, losses and optimisers call.
+template <class C>
+concept backend = context<C> && detail::matrix_kernels<C> && detail::pointwise_kernels<C> &&
+    detail::normalization_kernels<C> && detail::token_kernels<C> && detail::optimizer_kernels<C>;
+
+/// A tensor on the context's activation stack, uninitialised.
+template <class T, int Rank, class C>
+view<T, Rank> make(C& c, shape<Rank> s) {
+  return {reinterpret_cast<T*>(c.memory.allocate(static_cast<std::size_t>(s.size()) * sizeof(T))),
+          s};
+}
+
+}  // namespace yoke

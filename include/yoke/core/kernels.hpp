@@ -1,0 +1,33 @@
+// The small vocabulary that kernels of every backend share.
+#pragma once
+#include <yoke/core/tensor.hpp>
+
+namespace yoke {
+
+/// Gaussian error linear units (Hendrycks & Gimpel, arXiv 1606.08415): x·Φ(x) exactly, its tanh
+/// form, and OpenAI's x·sigmoid(1.702 x).
+enum class gelu_kind { erf, tanh, quick };
+
+/// One embedding for each segment: the mean of its rows, its first row (class token), its last (end
+/// of text).
+enum class pool_kind { mean, first, last };
+
+/// Multi-head self-attention over segments; logits are scaled by 1 / sqrt(head width).
+struct attention_shape {
+  extent_t heads = 1;
+  bool causal = false;
+};
+
+/// One step of AdamW for a run of parameters (Loshchilov & Hutter, arXiv 1711.05101).
+struct adam_w_coefficients {
+  double rate = 0;  // of this step
+  double beta1 = 0.9;
+  double beta2 = 0.98;
+  double epsilon = 1e-6;
+  double decay = 0;           // decoupled: the parameter shrinks by rate * decay
+  double correction1 = 1;     // 1 - beta1^t
+  double correction2 = 1;     // 1 - beta2^t
+  double gradient_scale = 1;  // from clipping by global norm
+};
+
+}  // namespace yoke
