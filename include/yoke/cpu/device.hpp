@@ -1,0 +1,38 @@
+// The host as a device: its arenas and the primitives that it keeps. Kernels are overloads on this
+// type.
+#pragma once
+#include <yoke/core/arena.hpp>
+#include <yoke/core/numeric.hpp>
+#include <yoke/cpu/memory.hpp>
+
+namespace yoke::cpu {
+
+/// T is double (gradient checks; matmuls by Eigen), float or bf16 (by oneDNN). Used by one thread
+/// at a time; its kernels run on the OpenMP threads of the calling thread.
+template <yoke::element T>
+class context {
+  pages activations_, gradients_;
+
+ public:
+  using element = T;
+  using accumulator = accumulator_t<T>;
+  template <class V>
+  using buffer = cpu::buffer<V>;
+
+  stack_arena memory;
+  pool_arena gradient_memory;
+  host_stack host;
+
+  /// Bytes of address space for activations and for their gradients; memory is used as it is
+  /// touched. A dry run of the same step says how much it takes.
+  explicit context(std::size_t activations = gibibytes(4), std::size_t gradients = gibibytes(2))
+      : activations_{activations},
+        gradients_{gradients},
+        memory{"activations", activations_.data(), activations},
+        gradient_memory{"activation gradients", gradients_.data(), gradients} {}
+
+  context(context const&) = delete;
+  context& operator=(context const&) = delete;
+};
+
+}  // namespace yoke::cpu
