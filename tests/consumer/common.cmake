@@ -1,0 +1,15 @@
+# What every downstream project does once it has Yoke's targets.
+foreach(target IN ITEMS yoke::yoke yoke::images yoke::sentencepiece)
+  foreach(property IN ITEMS INTERFACE_COMPILE_OPTIONS INTERFACE_COMPILE_DEFINITIONS INTERFACE_LINK_OPTIONS)
+    get_target_property(flags ${target} ${property})
+    if(flags)
+      message(FATAL_ERROR "${target} leaks ${property}: ${flags}")
+    endif()
+  endforeach()
+endforeach()
+if(TARGET yoke_tests_odr)
+  message(FATAL_ERROR "a downstream project builds Yoke's tests")
+endif()
+
+add_executable(first_model ../first_model.cpp)
+target_link_libraries(first_model PRIVATE yoke::yoke)

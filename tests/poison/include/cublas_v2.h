@@ -1,0 +1,1 @@
+#error "a header of the model includes <cublas_v2.h>"

@@ -1,0 +1,1 @@
+#error "a header of the model includes <cuda_fp16.h>"
