@@ -1,0 +1,130 @@
+// From inputs to rows of tokens, and from rows to one embedding a sample: embeddings, patches,
+// pooling.
+#pragma once
+#include <yoke/autograd/tape.hpp>
+
+namespace yoke::ops {
+
+struct embed_tokens_op {
+  template <class C>
+  auto forward(tape<C>& t, segments const& s, view<std::int32_t const, 1> const& ids,
+               parameter<2> const& table, parameter<2> const& positions) const {
+    auto y = make<typename C::element>(t.context(), shape{s.rows, table.shape[1]});
+    embed_tokens(t.context(), s, ids, t(table), t(positions), y);
+    return std::pair{y, nothing_saved{}};
+  }
+  template <class C>
+  void backward(tape<C>& t, nothing_saved, view<typename C::element const, 2> dy, segments const& s,
+                view<std::int32_t const, 1> const& ids, parameter<2> const& table,
+                parameter<2> const& positions) const {
+    auto dtable = t.gradient_of(table), dpositions = t.gradient_of(positions);
+    if (dtable)
+      embed_tokens_backward(t.context(), s, ids, dy, dtable.data, dpositions.data);
+  }
+};
+
+struct patches_op {
+  extent_t size;
+
+  template <class C>
+  auto forward(tape<C>& t, value<4> const& x) const {
+    auto const [n, h, w, channels] = static_cast<std::array<extent_t, 4> const&>(x.shape);
+    auto y = make<typename C::element>(t.context(),
+                                       shape{n * (h / size) * (w / size), size * size * channels});
+    extract_patches(t.context(), size, t(x), y);
+    return std::pair{y, nothing_saved{}};
+  }
+  template <class C>
+  void backward(tape<C>& t, nothing_saved, view<typename C::element const, 2> dy,
+                value<4> const& x) const {
+    if (auto dx = t.gradient_of(x))
+      fold_patches(t.context(), size, dy, dx.data, dx.how);
+  }
+};
+
+struct assemble_tokens_op {
+  extent_t count;
+
+  template <class C>
+  auto forward(tape<C>& t, value<2> const& x, parameter<1> const& first,
+               parameter<2> const& positions) const {
+    auto y = make<typename C::element>(t.context(),
+                                       shape{count * positions.shape[0], positions.shape[1]});
+    assemble_tokens(t.context(), count, t(x), t(first), t(positions), y);
+    return std::pair{y, nothing_saved{}};
+  }
+  template <class C>
+  void backward(tape<C>& t, nothing_saved, view<typename C::element const, 2> dy, value<2> const& x,
+                parameter<1> const& first, parameter<2> const& positions) const {
+    using A = typename C::accumulator;
+    auto dx = t.gradient_of(x);
+    auto dfirst = t.gradient_of(first), dpositions = t.gradient_of(positions);
+    assemble_tokens_backward(t.context(), count, dy, dx ? dx.data : view<typename C::element, 2>{},
+                             dx.how, dfirst ? dfirst.data : view<A, 1>{},
+                             dpositions ? dpositions.data : view<A, 2>{});
+  }
+};
+
+struct pool_op {
+  pool_kind kind;
+
+  template <class C>
+  auto forward(tape<C>& t, value<2> const& x, segments const& s) const {
+    auto y = make<typename C::element>(t.context(), shape{s.count, x.shape[1]});
+    pool_forward(t.context(), kind, s, t(x), y);
+    return std::pair{y, nothing_saved{}};
+  }
+  template <class C>
+  void backward(tape<C>& t, nothing_saved, view<typename C::element const, 2> dy, value<2> const& x,
+                segments const& s) const {
+    if (auto dx = t.gradient_of(x))
+      pool_backward(t.context(), kind, s, dy, dx.data, dx.how);
+  }
+};
+
+/// Rows of `table` (vocabulary, width) for the ids of all segments, plus a row of `positions`
+/// (context, width), by place within the segment; without positions when it is absent. -> (rows,
+/// width). Ids are within the vocabulary.
+template <class C>
+value<2> token_embedding(tape<C>& t, segments const& s, view<std::int32_t const, 1> ids,
+                         parameter<2> table, parameter<2> positions = {}) {
+  expects(ids.extent(0) == s.rows, "token_embedding: one id for each row of the segments");
+  expects(positions.shape[0] == 0 || positions.shape[0] >= s.longest, [&] {
+    return "token_embedding: a caption of " + std::to_string(s.longest) +
+           " tokens fits the context of " + std::to_string(positions.shape[0]);
+  });
+  if (ids.data != nullptr)
+    for (extent_t i = 0; i < ids.size(); ++i)
+      expects(ids.data[i] >= 0 && ids.data[i] < table.shape[0],
+              "token_embedding: ids are within the vocabulary");
+  return t.apply(embed_tokens_op{}, s, ids, table, positions);
+}
+
+/// Square patches of images (batch, height, width, channels) as rows (batch * patches, size * size
+/// * channels), row by row of the image, each (y, x, channel).
+template <class C>
+value<2> patches(tape<C>& t, value<4> images, extent_t size) {
+  expects(size > 0 && images.shape[1] % size == 0 && images.shape[2] % size == 0,
+          "patches: height and width are multiples of the patch size");
+  return t.apply(patches_op{size}, images);
+}
+
+/// Patch rows of `count` images, a learned first token (absent: extent 0), and learned positions
+/// (tokens, width).
+template <class C>
+value<2> with_positions(tape<C>& t, value<2> x, extent_t count, parameter<1> first_token,
+                        parameter<2> positions) {
+  expects(x.shape[0] + (first_token.shape[0] > 0 ? count : 0) == count * positions.shape[0],
+          "with_positions: one position for each token");
+  expects(x.shape[1] == positions.shape[1], "with_positions: the positions have the tokens' width");
+  return t.apply(assemble_tokens_op{count}, x, first_token, positions);
+}
+
+/// One row a segment: (rows, width) -> (segments, width). Segments are not empty.
+template <class C>
+value<2> pool(tape<C>& t, value<2> x, segments const& s, pool_kind kind) {
+  expects(x.shape[0] == s.rows, "pool: the segments cover the rows");
+  return t.apply(pool_op{kind}, x, s);
+}
+
+}  // namespace yoke::ops
