@@ -32,13 +32,6 @@ installed() { dpkg-query -W -f '${db:Status-Status} ${Version}\n' "$1" 2>/dev/nu
 candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: \([0-9]*:\)\?\([0-9].*\)/\2/p'; }
 at_least() { [ -n "$1" ] && dpkg --compare-versions "$1" ge "$2"; }
 
-update_lists() {
-  [ -n "${updated:-}" ] && return
-  say "reading the package lists"
-  as_root apt-get update -qq
-  updated=yes
-}
-
 install_packages() {
   say "installing $*"
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$temporary/apt.log" 2>&1 ||
@@ -93,7 +86,10 @@ if [ ${#missing[@]} = 0 ] && [ $onednn = ready ] && [ $catch2 = ready ]; then
   exit 0
 fi
 
-update_lists
+if [ ${#missing[@]} != 0 ] || [ -z "$(candidate g++)" ]; then
+  say "reading the package lists"
+  as_root apt-get update -qq
+fi
 if [ $onednn = wanted ] && at_least "$(candidate libdnnl-dev)" 3.2; then
   missing+=(libdnnl-dev) onednn=ready
 fi

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# check.sh <build folder> <target> <sentence>: target_right compiles, target_wrong fails with the sentence.
+# check.sh <build folder> <target> <sentence>: target_right compiles, and target_wrong fails with that sentence,
+# an extended regular expression.
 set -euo pipefail
 build=$1 target=$2 sentence=$3
 
@@ -8,7 +9,7 @@ if output=$(cmake --build "$build" --target "${target}_wrong" 2>&1); then
   echo "the wrong version compiles"
   exit 1
 fi
-if ! grep -qF -- "$sentence" <<<"$output"; then
+if ! grep -qE -- "$sentence" <<<"$output"; then
   printf 'the sentence is missing: %s\n\n%s\n' "$sentence" "$output"
   exit 1
 fi

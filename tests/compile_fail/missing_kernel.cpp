@@ -1,0 +1,27 @@
+// expects: gelu_forward.*(was not declared|undeclared identifier)
+// A context without a kernel that a model calls: the error names the kernel.
+#include <yoke/dry/context.hpp>
+#include <yoke/ops/pointwise.hpp>
+
+namespace mine {
+
+struct context {
+  using element = float;
+  using accumulator = float;
+  template <class V>
+  struct buffer {};
+  yoke::stack_arena memory;
+  yoke::pool_arena gradient_memory;
+  yoke::host_stack host;
+};
+
+template <class... Rest>
+void gelu_backward(context&, Rest&&...) {}
+#ifdef VALID
+template <class... Rest>
+void gelu_forward(context&, Rest&&...) {}
+#endif
+
+}  // namespace mine
+
+void use(yoke::tape<mine::context>& tape, yoke::value<2> x) { yoke::ops::gelu(tape, x); }

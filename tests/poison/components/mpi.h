@@ -1,0 +1,1 @@
+#error "a header of yoke::yoke includes <mpi.h>, which belongs to a component"

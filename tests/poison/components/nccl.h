@@ -1,0 +1,1 @@
+#error "a header of yoke::yoke includes <nccl.h>, which belongs to a component"

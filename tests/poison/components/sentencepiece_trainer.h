@@ -1,0 +1,1 @@
+#error "a header of yoke::yoke includes <sentencepiece_trainer.h>, which belongs to a component"

@@ -1,1 +1,0 @@
-#error "a header of the model includes <png.h>"

@@ -1,1 +1,0 @@
-#error "a header of the model includes <sentencepiece_trainer.h>"
