@@ -119,10 +119,13 @@ concept token_kernels = requires(sample_arguments<C> x, attention_shape a, pool_
 
 template <class C>
 concept optimizer_kernels = requires(sample_arguments<C> x, adam_w_coefficients w) {
+  { scalar(x.c, x.a1) } -> std::same_as<double>;        // the only element, read by the host
+  add_scalar(x.c, 0.0, x.s1);                           // added to the only element
   { squared_norm(x.c, x.a1) } -> std::same_as<double>;  // the same for any number of threads
   // gradient (zeroed behind the read), moments and master updated, compute copy (optional)
   // refreshed
-  adam_w(x.c, w, x.s1, x.s1, x.s1, x.s1, x.m1);  // gradient, first, second moment, master, compute
+  adam_w_update(x.c, w, x.s1, x.s1, x.s1, x.s1,
+                x.m1);  // gradient, first, second moment, master, compute
 };
 
 }  // namespace detail

@@ -37,4 +37,16 @@ struct segments {
   }
 };
 
+/// Packed captions: one run of token ids, and where each caption begins.
+struct tokens {
+  segments captions;
+  view<std::int32_t const, 1> ids;  // (captions.rows)
+
+  extent_t count() const { return captions.count; }
+  tokens slice(extent_t first, extent_t n) const {
+    auto const part = captions.slice(first, n);
+    return {part, yoke::slice(ids, captions.begin(first), part.rows)};
+  }
+};
+
 }  // namespace yoke

@@ -35,4 +35,14 @@ class context {
   context& operator=(context const&) = delete;
 };
 
+/// A parameter or a result of one element, as the host reads and changes it.
+template <yoke::element T>
+double scalar(context<T>&, view<accumulator_t<T> const, 1> v) {
+  return static_cast<double>(v.data[0]);
+}
+template <yoke::element T>
+void add_scalar(context<T>&, double amount, view<accumulator_t<T>, 1> v) {
+  v.data[0] += static_cast<accumulator_t<T>>(amount);
+}
+
 }  // namespace yoke::cpu

@@ -113,11 +113,17 @@ void pool_forward(context<T>&, Rest&&...) {}
 template <class T, class... Rest>
 void pool_backward(context<T>&, Rest&&...) {}
 template <class T, class... Rest>
+double scalar(context<T>&, Rest&&...) {
+  return 0;
+}
+template <class T, class... Rest>
+void add_scalar(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
 double squared_norm(context<T>&, Rest&&...) {
   return 0;
 }
 template <class T, class... Rest>
-void adam_w(context<T>&, Rest&&...) {}
+void adam_w_update(context<T>&, Rest&&...) {}
 
 static_assert(backend<context<double>> && backend<context<float>> && backend<context<bf16>>);
 

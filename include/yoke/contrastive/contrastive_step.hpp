@@ -1,0 +1,128 @@
+// One training step's gradients. BASIC's two passes (arXiv 2111.10050, section 4.2; GradCache,
+// arXiv 2101.06983): embed every micro-batch, take the loss over the global batch, run each
+// micro-batch again and back-propagate its share.
+#pragma once
+#include <yoke/autograd/tape.hpp>
+#include <yoke/contrastive/info_nce.hpp>
+
+#include <cmath>
+
+namespace yoke::contrastive {
+
+struct step_options {
+  extent_t micro_batch = 0;  // divides the batch; 0 or the batch itself: one pass, everything kept
+  random_key random{};       // first_sample: of this rank's batch within the global batch
+  bool training = true;
+  info_nce_options loss{};
+};
+
+struct step_result {
+  double loss = 0;         // mean over the global batch and both directions
+  double logit_scale = 0;  // the factor, not its logarithm
+};
+
+namespace detail {
+
+/// Embeddings of a tower: as computed, normalised in the accumulator's type, and the loss's
+/// gradient of the latter.
+template <class E, class A>
+struct embedded {
+  view<E, 2> raw;
+  view<A, 2> rows, gradient;
+  view<A, 1> inverse_norm;
+};
+
+template <class C>
+auto make_embedded(C& c, extent_t batch, extent_t width) {
+  using E = typename C::element;
+  using A = typename C::accumulator;
+  auto const s = shape{batch, width};
+  return embedded<E, A>{make<E>(c, s), make<A>(c, s), make<A>(c, s), make<A>(c, shape{batch})};
+}
+
+}  // namespace detail
+
+/// Adds the gradients of the mean symmetric InfoNCE loss over all ranks' batches to the parameters'
+/// gradients; this rank's share, to be summed over ranks. `model` has image, text and logit_scale
+/// as dual_encoder has; `images` and `texts` are batches as in inputs.hpp, of one length on every
+/// rank; `embedding` is the towers' common width.
+template <class C, class Ranks, class Model, class Images, class Texts>
+step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_store<C>& store,
+                             Images const& images, Texts const& texts, extent_t embedding,
+                             step_options const& options) {
+  using A = typename C::accumulator;
+  auto const batch = images.count();
+  auto const micro = options.micro_batch > 0 ? options.micro_batch : batch;
+  expects(batch > 0 && texts.count() == batch,
+          "contrastive_step: as many captions as images, at least one");
+  expects(batch % micro == 0, [&] {
+    return "contrastive_step: the batch " + std::to_string(batch) +
+           " is a multiple of the micro-batch " + std::to_string(micro);
+  });
+  arena_scope const step{c.memory};
+  auto image = detail::make_embedded(c, batch, embedding);
+  auto text = detail::make_embedded(c, batch, embedding);
+
+  auto const tape_for = [&](extent_t first, bool record) {
+    auto key = options.random;
+    key.first_sample += static_cast<std::uint64_t>(first);
+    return tape_options{.record = record, .training = options.training, .random = key};
+  };
+  auto const keep = [&](auto const& t, value<2> z, auto const& to, extent_t first) {
+    expects(z.shape == shape{micro, embedding},
+            "contrastive_step: a tower gives (micro-batch, embedding)");
+    l2_normalize_forward(c, t(z), slice(to.rows, first, micro),
+                         slice(to.inverse_norm, first, micro));
+  };
+  auto const seed = [&](auto const& from, extent_t first) {
+    auto dz = make<typename C::element>(c, shape{micro, embedding});
+    l2_normalize_backward(c, view<A const, 2>{slice(from.rows, first, micro)},
+                          view<A const, 1>{slice(from.inverse_norm, first, micro)},
+                          view<A const, 2>{slice(from.gradient, first, micro)}, dz,
+                          store::overwrite);
+    return view<typename C::element const, 2>{dz};
+  };
+  auto const loss = [&] {
+    auto const scale =
+        std::exp(scalar(c, view<A const, 1>{slice(store.master(), model.logit_scale.offset, 1)}));
+    auto const r = info_nce(c, ranks, view<A const, 2>{image.rows}, view<A const, 2>{text.rows},
+                            static_cast<A>(scale), image.gradient, text.gradient, options.loss);
+    add_scalar(c, r.d_scale * scale, slice(store.gradients(), model.logit_scale.offset, 1));
+    return step_result{r.loss, scale};
+  };
+
+  if (micro == batch) {
+    tape<C> ti{c, store.views(), tape_for(0, true)}, tt{c, store.views(), tape_for(0, true)};
+    auto const zi = model.image(ti, images.on(ti, 0, batch));
+    auto const zt = model.text(tt, texts.on(tt, 0, batch));
+    keep(ti, zi, image, 0);
+    keep(tt, zt, text, 0);
+    auto const result = loss();
+    tt.backward(zt, seed(text, 0));
+    ti.backward(zi, seed(image, 0));
+    return result;
+  }
+
+  auto const each = [&](auto const& tower, auto const& inputs, bool record, auto const& use) {
+    for (extent_t first = 0; first < batch; first += micro) {
+      arena_scope const scratch{c.memory};
+      tape<C> t{c, store.views(), tape_for(first, record)};
+      use(t, tower(t, inputs.on(t, first, micro)), first);
+    }
+  };
+  auto const embed = [&](auto const& tower, auto const& inputs, auto const& to) {
+    each(tower, inputs, false, [&](auto& t, value<2> z, extent_t first) { keep(t, z, to, first); });
+  };
+  auto const differentiate = [&](auto const& tower, auto const& inputs, auto const& from) {
+    each(tower, inputs, true,
+         [&](auto& t, value<2> z, extent_t first) { t.backward(z, seed(from, first)); });
+  };
+  embed(model.image, images, image);
+  embed(model.text, texts, text);
+  auto const result = loss();
+  differentiate(model.image, images, image);
+  differentiate(model.text, texts, text);
+  return result;
+}
+
+}  // namespace yoke::contrastive
