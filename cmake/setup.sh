@@ -86,6 +86,7 @@ if [ ${#missing[@]} = 0 ] && [ $onednn = ready ] && [ $catch2 = ready ]; then
   exit 0
 fi
 
+[ ${#missing[@]} = 0 ] || say "missing: ${missing[*]}"
 if [ ${#missing[@]} != 0 ] || [ -z "$(candidate g++)" ]; then
   say "reading the package lists"
   as_root apt-get update -qq
