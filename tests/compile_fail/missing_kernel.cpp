@@ -1,6 +1,6 @@
-// expects: gelu_forward.*(was not declared|undeclared identifier)
+// expects: gelu_forward.*was not declared|undeclared identifier .gelu_forward
 // A context without a kernel that a model calls: the error names the kernel.
-#include <yoke/dry/context.hpp>
+#include <yoke/core/backend.hpp>
 #include <yoke/ops/pointwise.hpp>
 
 namespace mine {
