@@ -53,8 +53,7 @@ gradient_check(C& c, parameter_list const& list, Function const& function,
   std::array<std::vector<double>, sizeof...(Ranks)> inputs{draw(shapes.size())...}, analytic;
   auto parameters = draw(list.elements());
   std::vector<double> gradients(parameters.size()), weights;
-  parameter_views<double, double> const views{parameters.data(), parameters.data(),
-                                              gradients.data()};
+  parameter_views<double, double> const views{parameters.data(), parameters.data(), gradients.data()};
 
   auto const run = [&](bool record) {
     arena_scope const scratch{c.memory};
@@ -70,8 +69,7 @@ gradient_check(C& c, parameter_list const& list, Function const& function,
         ((analytic[I] = detail::copy_gradient(t, std::get<I>(x))), ...);
       }
       double loss = 0;
-      for (extent_t i = 0; i < out.size(); ++i)
-        loss += out.data[i] * weights[static_cast<std::size_t>(i)];
+      for (extent_t i = 0; i < out.size(); ++i) loss += out.data[i] * weights[static_cast<std::size_t>(i)];
       return loss;
     }
     (std::index_sequence_for<decltype(shapes)...>{});

@@ -40,8 +40,7 @@ class parameter_list {
  public:
   template <int Rank>
   parameter<Rank> add(std::string name, shape<Rank> s, float mean, float deviation) {
-    for (auto d : s)
-      expects(d > 0, [&] { return "parameter '" + name + "' has positive extents"; });
+    for (auto d : s) expects(d > 0, [&] { return "parameter '" + name + "' has positive extents"; });
     expects(find(name) == nullptr, [&] { return "parameter name '" + name + "' is used once"; });
     parameter<Rank> const p{elements_, s};
     infos_.push_back({std::move(name), elements_, {s.begin(), s.end()}, mean, deviation});
@@ -151,8 +150,7 @@ class parameter_store {
 /// elements.
 template <class A>
 void initialize(parameter_list const& list, std::uint64_t seed, view<A, 1> values) {
-  expects(values.extent(0) == list.elements(),
-          "initialize: one value for each element of the list");
+  expects(values.extent(0) == list.elements(), "initialize: one value for each element of the list");
   for (auto const& p : list.infos()) {
     random_sequence random{seed, hash(p.name)};
     auto* const first = values.data + p.offset;

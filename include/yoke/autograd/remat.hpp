@@ -29,8 +29,8 @@ struct remat_op {
   }
 
   template <class C, int Rank, class... Args>
-  void backward(tape<C>& t, nothing_saved, view<typename C::element const, Rank> dy,
-                value<Rank> const& x, Args const&... args) const {
+  void backward(tape<C>& t, nothing_saved, view<typename C::element const, Rank> dy, value<Rank> const& x,
+                Args const&... args) const {
     auto& c = t.context();
     arena_scope const scratch{c.memory};
     tape<C> inner{c, t.parameters(), t.options()};

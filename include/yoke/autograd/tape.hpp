@@ -100,11 +100,11 @@ class tape {
   template <int Rank>
   auto operator()(parameter<Rank> const& p) const {
     if constexpr (Rank >= 2)
-      return view<E const, Rank>{
-          parameters_.compute == nullptr ? nullptr : parameters_.compute + p.offset, p.shape};
+      return view<E const, Rank>{parameters_.compute == nullptr ? nullptr : parameters_.compute + p.offset,
+                                 p.shape};
     else
-      return view<A const, Rank>{
-          parameters_.master == nullptr ? nullptr : parameters_.master + p.offset, p.shape};
+      return view<A const, Rank>{parameters_.master == nullptr ? nullptr : parameters_.master + p.offset,
+                                 p.shape};
   }
 
   /// Runs op.forward(tape, args...) -> {view, saved} and, when recording, keeps op, saved and args
@@ -116,8 +116,8 @@ class tape {
     if (recording()) {
       out.slot = context_->host.template create<detail::gradient_slot>();
       using node = op_node<Op, std::remove_const_t<decltype(saved)>, decltype(out), Args...>;
-      last_ = context_->host.template create<node>(node_base{&node::run, out.slot, last_}, op,
-                                                   saved, out, std::tuple<Args...>{args...});
+      last_ = context_->host.template create<node>(node_base{&node::run, out.slot, last_}, op, saved, out,
+                                                   std::tuple<Args...>{args...});
     }
     return out;
   }
@@ -126,8 +126,7 @@ class tape {
   /// stay unchanged meanwhile. Once for a tape.
   template <int Rank>
   void backward(value<Rank> root, view<E const, Rank> seed) {
-    expects(recording() && root.slot != nullptr,
-            "backward: the root was computed on a recording tape");
+    expects(recording() && root.slot != nullptr, "backward: the root was computed on a recording tape");
     expects(root.shape == seed.shape, "backward: the seed has the root's shape");
     *root.slot = {const_cast<E*>(seed.data), 0, 0, true, false};
     for (; last_ != nullptr; last_ = last_->previous) {
@@ -156,9 +155,8 @@ class tape {
   template <int Rank>
   gradient<A, Rank> gradient_of(parameter<Rank> const& p) const {
     auto* const base = parameters_.gradients;
-    return {{base == nullptr ? nullptr : base + p.offset, p.shape},
-            store::accumulate,
-            parameters_.differentiate};
+    return {
+        {base == nullptr ? nullptr : base + p.offset, p.shape}, store::accumulate, parameters_.differentiate};
   }
 
  private:
@@ -181,8 +179,7 @@ class tape {
     static void run(node_base& base, tape& t) {
       auto& n = static_cast<op_node&>(base);
       auto const dy = t.gradient_of(n.out_value).data;
-      std::apply([&](auto const&... a) { n.op.backward(t, n.saved, view_of_const(dy), a...); },
-                 n.args);
+      std::apply([&](auto const&... a) { n.op.backward(t, n.saved, view_of_const(dy), a...); }, n.args);
     }
   };
   template <int Rank>

@@ -53,11 +53,10 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
   using A = typename C::accumulator;
   auto const batch = images.count();
   auto const micro = options.micro_batch > 0 ? options.micro_batch : batch;
-  expects(batch > 0 && texts.count() == batch,
-          "contrastive_step: as many captions as images, at least one");
+  expects(batch > 0 && texts.count() == batch, "contrastive_step: as many captions as images, at least one");
   expects(batch % micro == 0, [&] {
-    return "contrastive_step: the batch " + std::to_string(batch) +
-           " is a multiple of the micro-batch " + std::to_string(micro);
+    return "contrastive_step: the batch " + std::to_string(batch) + " is a multiple of the micro-batch " +
+           std::to_string(micro);
   });
   arena_scope const step{c.memory};
   auto image = detail::make_embedded(c, batch, embedding);
@@ -69,17 +68,14 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
     return tape_options{.record = record, .training = options.training, .random = key};
   };
   auto const keep = [&](auto const& t, value<2> z, auto const& to, extent_t first) {
-    expects(z.shape == shape{micro, embedding},
-            "contrastive_step: a tower gives (micro-batch, embedding)");
-    l2_normalize_forward(c, t(z), slice(to.rows, first, micro),
-                         slice(to.inverse_norm, first, micro));
+    expects(z.shape == shape{micro, embedding}, "contrastive_step: a tower gives (micro-batch, embedding)");
+    l2_normalize_forward(c, t(z), slice(to.rows, first, micro), slice(to.inverse_norm, first, micro));
   };
   auto const seed = [&](auto const& from, extent_t first) {
     auto dz = make<typename C::element>(c, shape{micro, embedding});
     l2_normalize_backward(c, view<A const, 2>{slice(from.rows, first, micro)},
                           view<A const, 1>{slice(from.inverse_norm, first, micro)},
-                          view<A const, 2>{slice(from.gradient, first, micro)}, dz,
-                          store::overwrite);
+                          view<A const, 2>{slice(from.gradient, first, micro)}, dz, store::overwrite);
     return view<typename C::element const, 2>{dz};
   };
   auto const loss = [&] {
@@ -114,8 +110,7 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
     each(tower, inputs, false, [&](auto& t, value<2> z, extent_t first) { keep(t, z, to, first); });
   };
   auto const differentiate = [&](auto const& tower, auto const& inputs, auto const& from) {
-    each(tower, inputs, true,
-         [&](auto& t, value<2> z, extent_t first) { t.backward(z, seed(from, first)); });
+    each(tower, inputs, true, [&](auto& t, value<2> z, extent_t first) { t.backward(z, seed(from, first)); });
   };
   embed(model.image, images, image);
   embed(model.text, texts, text);

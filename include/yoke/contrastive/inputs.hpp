@@ -40,9 +40,7 @@ struct value_batch {
   view<E const, Rank> values;
 
   extent_t count() const { return values.extent(0); }
-  value<Rank> on(auto& t, extent_t first, extent_t n) const {
-    return t.constant(slice(values, first, n));
-  }
+  value<Rank> on(auto& t, extent_t first, extent_t n) const { return t.constant(slice(values, first, n)); }
 };
 
 }  // namespace yoke::contrastive

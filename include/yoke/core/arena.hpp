@@ -18,10 +18,9 @@ namespace yoke {
 /// A step wanted more than its arena holds. The message gives both figures in bytes.
 struct arena_exhausted : std::runtime_error {
   arena_exhausted(char const* arena, std::size_t wanted, std::size_t available)
-      : std::runtime_error(
-            std::string("arena '") + arena + "' is exhausted: " + std::to_string(wanted) +
-            " bytes wanted, " + std::to_string(available) +
-            " available; use a smaller micro-batch, rematerialisation, or a larger arena") {}
+      : std::runtime_error(std::string("arena '") + arena + "' is exhausted: " + std::to_string(wanted) +
+                           " bytes wanted, " + std::to_string(available) +
+                           " available; use a smaller micro-batch, rematerialisation, or a larger arena") {}
 };
 
 inline constexpr std::size_t arena_alignment = 256;
@@ -97,8 +96,7 @@ class pool_arena {
   /// An offset into the pool; `at` turns it into an address.
   std::size_t allocate(std::size_t bytes) {
     auto const wanted = std::max(detail::align_up(bytes), arena_alignment);
-    auto hole =
-        std::find_if(free_.begin(), free_.end(), [&](block const& b) { return b.bytes >= wanted; });
+    auto hole = std::find_if(free_.begin(), free_.end(), [&](block const& b) { return b.bytes >= wanted; });
     if (hole == free_.end())
       throw arena_exhausted(name_, wanted, largest());
     auto const offset = hole->offset;
@@ -111,11 +109,9 @@ class pool_arena {
   }
   void release(std::size_t offset, std::size_t bytes) {
     auto const size = std::max(detail::align_up(bytes), arena_alignment);
-    auto next =
-        std::find_if(free_.begin(), free_.end(), [&](block const& b) { return b.offset > offset; });
+    auto next = std::find_if(free_.begin(), free_.end(), [&](block const& b) { return b.offset > offset; });
     next = free_.insert(next, {offset, size});
-    if (auto after = next + 1;
-        after != free_.end() && next->offset + next->bytes == after->offset) {
+    if (auto after = next + 1; after != free_.end() && next->offset + next->bytes == after->offset) {
       next->bytes += after->bytes;
       free_.erase(after);
     }
@@ -126,9 +122,7 @@ class pool_arena {
       }
     }
   }
-  std::byte* at(std::size_t offset) const noexcept {
-    return base_ == nullptr ? nullptr : base_ + offset;
-  }
+  std::byte* at(std::size_t offset) const noexcept { return base_ == nullptr ? nullptr : base_ + offset; }
   /// The highest byte ever in use: what the pool must hold, holes included.
   std::size_t peak() const noexcept { return peak_; }
 
@@ -171,8 +165,7 @@ class host_stack {
   static constexpr std::size_t chunk_bytes = 64 * 1024;
 
   void* raw(std::size_t bytes) {
-    bytes = (bytes + alignof(std::max_align_t) - 1) / alignof(std::max_align_t) *
-            alignof(std::max_align_t);
+    bytes = (bytes + alignof(std::max_align_t) - 1) / alignof(std::max_align_t) * alignof(std::max_align_t);
     expects(bytes <= chunk_bytes, "a tape record is smaller than 64 KiB");
     if (chunks_.empty() || used_ + bytes > chunk_bytes) {
       if (!chunks_.empty())

@@ -64,8 +64,7 @@ concept matrix_kernels = requires(sample_arguments<C> x, transpose t, store how)
 };
 
 template <class C>
-concept pointwise_kernels = requires(sample_arguments<C> x, gelu_kind g, std::array<float, 3> p,
-                                     store how) {
+concept pointwise_kernels = requires(sample_arguments<C> x, gelu_kind g, std::array<float, 3> p, store how) {
   gelu_forward(x.c, g, x.e1, x.m1);
   gelu_backward(x.c, g, x.e1, x.e1, x.m1, how);  // x, dy -> dx
   add(x.c, x.e1, x.e1, x.m1);
@@ -106,7 +105,7 @@ concept token_kernels = requires(sample_arguments<C> x, attention_shape a, pool_
   embed_tokens_backward(x.c, x.seg, x.ids, x.e2, x.s2,
                         x.s2);  // ids, dy -> dtable, dpositions accumulate
   extract_patches(x.c, x.n, x.e4,
-                  x.m2);  // (batch, height, width, channels) -> rows (y, x, channel)
+                  x.m2);                    // (batch, height, width, channels) -> rows (y, x, channel)
   fold_patches(x.c, x.n, x.e2, x.m4, how);  // its adjoint
   // patch rows, class token (optional), positions -> (batch (1 +) patches, width)
   assemble_tokens(x.c, x.n, x.e2, x.a1, x.e2, x.m2);
@@ -138,8 +137,7 @@ concept backend = context<C> && detail::matrix_kernels<C> && detail::pointwise_k
 /// A tensor on the context's activation stack, uninitialised.
 template <class T, int Rank, class C>
 view<T, Rank> make(C& c, shape<Rank> s) {
-  return {reinterpret_cast<T*>(c.memory.allocate(static_cast<std::size_t>(s.size()) * sizeof(T))),
-          s};
+  return {reinterpret_cast<T*>(c.memory.allocate(static_cast<std::size_t>(s.size()) * sizeof(T))), s};
 }
 
 }  // namespace yoke

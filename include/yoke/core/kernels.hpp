@@ -8,9 +8,9 @@ namespace yoke {
 /// form, and OpenAI's x·sigmoid(1.702 x).
 enum class gelu_kind { erf, tanh, quick };
 
-/// One embedding for each segment: the mean of its rows, its first row (class token), its last (end
-/// of text).
-enum class pool_kind { mean, first, last };
+/// One embedding for each segment: the mean of its rows, its first row (class token), its last (end of text), or the
+/// mean of all rows but the first (patches that a class token attended to).
+enum class pool_kind { mean, first, last, mean_rest };
 
 /// Multi-head self-attention over segments; logits are scaled by 1 / sqrt(head width).
 struct attention_shape {

@@ -10,15 +10,12 @@
 namespace yoke {
 
 /// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
-constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
-                                              std::uint64_t key) {
+constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::uint64_t key) {
   auto k0 = static_cast<std::uint32_t>(key), k1 = static_cast<std::uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {
-    auto const a = std::uint64_t{0xD2511F53u} * counter[0],
-               b = std::uint64_t{0xCD9E8D57u} * counter[2];
+    auto const a = std::uint64_t{0xD2511F53u} * counter[0], b = std::uint64_t{0xCD9E8D57u} * counter[2];
     counter = {static_cast<std::uint32_t>(b >> 32) ^ counter[1] ^ k0, static_cast<std::uint32_t>(b),
-               static_cast<std::uint32_t>(a >> 32) ^ counter[3] ^ k1,
-               static_cast<std::uint32_t>(a)};
+               static_cast<std::uint32_t>(a >> 32) ^ counter[3] ^ k1, static_cast<std::uint32_t>(a)};
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
@@ -67,8 +64,7 @@ struct random_key {
 /// weights.
 class random_sequence {
  public:
-  explicit random_sequence(std::uint64_t key, std::uint64_t stream = 0)
-      : key_{key}, stream_{stream} {}
+  explicit random_sequence(std::uint64_t key, std::uint64_t stream = 0) : key_{key}, stream_{stream} {}
 
   std::uint32_t bits() {
     if (next_ == 4)
@@ -96,10 +92,9 @@ class random_sequence {
     return high | bits();
   }
   void refill() {
-    words_ =
-        philox({static_cast<std::uint32_t>(block_), static_cast<std::uint32_t>(block_ >> 32),
-                static_cast<std::uint32_t>(stream_), static_cast<std::uint32_t>(stream_ >> 32)},
-               key_);
+    words_ = philox({static_cast<std::uint32_t>(block_), static_cast<std::uint32_t>(block_ >> 32),
+                     static_cast<std::uint32_t>(stream_), static_cast<std::uint32_t>(stream_ >> 32)},
+                    key_);
     ++block_;
     next_ = 0;
   }

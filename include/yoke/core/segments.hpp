@@ -8,8 +8,7 @@ namespace yoke {
 
 /// `count` consecutive runs of rows. Uniform (every run `longest` rows) when `offsets` is null.
 struct segments {
-  std::int32_t const* offsets =
-      nullptr;  // count + 1 ascending row numbers; offsets[0] need not be 0
+  std::int32_t const* offsets = nullptr;  // count + 1 ascending row numbers; offsets[0] need not be 0
   extent_t count = 0;
   extent_t longest = 0;  // an upper bound of the runs' lengths
   extent_t rows = 0;     // all runs together
@@ -23,9 +22,7 @@ struct segments {
     return {offsets.data, n, longest, offsets.data[n] - offsets.data[0]};
   }
 
-  extent_t begin(extent_t i) const {
-    return offsets == nullptr ? i * longest : offsets[i] - offsets[0];
-  }
+  extent_t begin(extent_t i) const { return offsets == nullptr ? i * longest : offsets[i] - offsets[0]; }
   extent_t end(extent_t i) const { return begin(i + 1); }
   extent_t length(extent_t i) const { return end(i) - begin(i); }
 

@@ -29,9 +29,7 @@ struct view {
 
   constexpr extent_t size() const { return shape.size(); }
   constexpr extent_t extent(int axis) const { return shape[static_cast<std::size_t>(axis)]; }
-  constexpr operator view<T const, Rank>() const requires(!std::is_const_v<T>) {
-    return {data, shape};
-  }
+  constexpr operator view<T const, Rank>() const requires(!std::is_const_v<T>) { return {data, shape}; }
 };
 
 /// `count` consecutive slices of the outermost axis, from `first` on.

@@ -17,8 +17,8 @@ class pages {
   explicit pages(std::size_t bytes) : bytes_{bytes} {
     if (bytes == 0)
       return;
-    auto* const p = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    auto* const p =
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
       throw std::bad_alloc();
     data_ = static_cast<std::byte*>(p);

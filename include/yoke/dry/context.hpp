@@ -38,13 +38,12 @@ class context {
 };
 
 template <class T, class X, class Y>
-void gemm(context<T>& c, transpose ta, transpose, view<X const, 2> a, view<X const, 2>,
-          view<Y, 2> d, store) {
+void gemm(context<T>& c, transpose ta, transpose, view<X const, 2> a, view<X const, 2>, view<Y, 2> d, store) {
   c.multiply_adds += d.size() * a.extent(ta == transpose::no ? 1 : 0);
 }
 template <class T>
-void linear_forward(context<T>& c, view<T const, 2> x, view<T const, 2>,
-                    view<accumulator_t<T> const, 1>, view<T, 2> y) {
+void linear_forward(context<T>& c, view<T const, 2> x, view<T const, 2>, view<accumulator_t<T> const, 1>,
+                    view<T, 2> y) {
   c.multiply_adds += y.size() * x.extent(1);
 }
 
@@ -59,13 +58,11 @@ inline extent_t attention_pairs(attention_shape shape, segments const& s) {
 }  // namespace detail
 
 template <class T, class... Rest>
-void attention_forward(context<T>& c, attention_shape shape, segments s, view<T const, 2> qkv,
-                       Rest&&...) {
+void attention_forward(context<T>& c, attention_shape shape, segments s, view<T const, 2> qkv, Rest&&...) {
   c.multiply_adds += 2 * detail::attention_pairs(shape, s) * qkv.extent(1) / 3;
 }
 template <class T, class... Rest>
-void attention_backward(context<T>& c, attention_shape shape, segments s, view<T const, 2> qkv,
-                        Rest&&...) {
+void attention_backward(context<T>& c, attention_shape shape, segments s, view<T const, 2> qkv, Rest&&...) {
   c.multiply_adds += 5 * detail::attention_pairs(shape, s) * qkv.extent(1) / 3;
 }
 

@@ -10,9 +10,7 @@ struct layer_norm {
   double epsilon;
 
   layer_norm(scope s, extent_t width, double eps = 1e-5)
-      : gain{s.constant("gain", shape{width}, 1)},
-        bias{s.constant("bias", shape{width}, 0)},
-        epsilon{eps} {}
+      : gain{s.constant("gain", shape{width}, 1)}, bias{s.constant("bias", shape{width}, 0)}, epsilon{eps} {}
   auto operator()(auto& t, auto x) const { return ops::layer_norm(t, x, gain, bias, epsilon); }
 };
 

@@ -30,12 +30,10 @@ struct attention {
   attention_shape settings;
 
   attention(scope s, transformer_config const& c)
-      : qkv{s / "qkv",
-            {.in = c.width, .out = 3 * c.width, .deviation = 1 / std::sqrt(float(c.width))}},
+      : qkv{s / "qkv", {.in = c.width, .out = 3 * c.width, .deviation = 1 / std::sqrt(float(c.width))}},
         out{s / "out", {.in = c.width, .out = c.width, .deviation = residual_deviation(c)}},
         settings{c.heads, c.causal} {
-    expects(c.heads > 0 && c.width % c.heads == 0,
-            "transformer: the width is a multiple of the heads");
+    expects(c.heads > 0 && c.width % c.heads == 0, "transformer: the width is a multiple of the heads");
   }
   value<2> operator()(auto& t, value<2> x, segments const& runs) const {
     return out(t, ops::attention(t, qkv(t, x), runs, settings));
@@ -53,16 +51,12 @@ struct mlp {
   gelu_kind kind;
 
   mlp(scope s, transformer_config const& c)
-      : up{s / "up",
-           {.in = c.width, .out = hidden(c), .deviation = 1 / std::sqrt(float(2 * c.width))}},
-        down{s / "down",
-             {.in = hidden(c), .out = c.width, .deviation = attention::residual_deviation(c)}},
+      : up{s / "up", {.in = c.width, .out = hidden(c), .deviation = 1 / std::sqrt(float(2 * c.width))}},
+        down{s / "down", {.in = hidden(c), .out = c.width, .deviation = attention::residual_deviation(c)}},
         kind{c.gelu} {}
   auto operator()(auto& t, auto x) const { return down(t, ops::gelu(t, up(t, x), kind)); }
 
-  static extent_t hidden(transformer_config const& c) {
-    return c.mlp_width > 0 ? c.mlp_width : 4 * c.width;
-  }
+  static extent_t hidden(transformer_config const& c) { return c.mlp_width > 0 ? c.mlp_width : 4 * c.width; }
 };
 
 struct transformer_block {

@@ -34,8 +34,7 @@ struct attention_op {
     auto const to = dbias ? dbias.data : view<E, 3>{};
     if (auto dqkv = t.gradient_of(qkv))
       attention_backward(t.context(), settings, s, t(qkv), t(bias), view<E const, 2>{kept.out},
-                         view<A const, 2>{kept.log_sum_exp}, dout, dqkv.data, dqkv.how, to,
-                         dbias.how);
+                         view<A const, 2>{kept.log_sum_exp}, dout, dqkv.data, dqkv.how, to, dbias.how);
   }
 };
 

@@ -6,8 +6,7 @@ namespace yoke::ops {
 
 struct linear_op {
   template <class C, int R>
-  auto forward(tape<C>& t, value<R> const& x, parameter<2> const& w,
-               parameter<1> const& bias) const {
+  auto forward(tape<C>& t, value<R> const& x, parameter<2> const& w, parameter<1> const& bias) const {
     auto s = x.shape;
     s[R - 1] = w.shape[0];
     auto y = make<typename C::element>(t.context(), s);
@@ -36,8 +35,7 @@ value<R> linear(tape<C>& t, value<R> x, parameter<2> weight, parameter<1> bias =
     return "linear: the input's width " + std::to_string(x.shape[R - 1]) + " is the weight's " +
            std::to_string(weight.shape[1]);
   });
-  expects(bias.shape[0] == 0 || bias.shape[0] == weight.shape[0],
-          "linear: the bias has the weight's rows");
+  expects(bias.shape[0] == 0 || bias.shape[0] == weight.shape[0], "linear: the bias has the weight's rows");
   return t.apply(linear_op{}, x, weight, bias);
 }
 

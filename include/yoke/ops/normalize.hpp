@@ -13,8 +13,7 @@ struct layer_norm_op {
   };
 
   template <class C, int R>
-  auto forward(tape<C>& t, value<R> const& x, parameter<1> const& gain,
-               parameter<1> const& bias) const {
+  auto forward(tape<C>& t, value<R> const& x, parameter<1> const& gain, parameter<1> const& bias) const {
     using A = typename C::accumulator;
     auto& c = t.context();
     auto y = make<typename C::element>(c, x.shape);
@@ -26,9 +25,8 @@ struct layer_norm_op {
   }
 
   template <class C, int R>
-  void backward(tape<C>& t, saved<typename C::accumulator> const& s,
-                view<typename C::element const, R> dy, value<R> const& x, parameter<1> const& gain,
-                parameter<1> const& bias) const {
+  void backward(tape<C>& t, saved<typename C::accumulator> const& s, view<typename C::element const, R> dy,
+                value<R> const& x, parameter<1> const& gain, parameter<1> const& bias) const {
     using A = typename C::accumulator;
     auto dx = t.gradient_of(x);
     auto dgain = t.gradient_of(gain), dbias = t.gradient_of(bias);
@@ -62,16 +60,15 @@ struct l2_normalize_op {
     using A = typename C::accumulator;
     using E = typename C::element;
     if (auto dx = t.gradient_of(x))
-      l2_normalize_backward(t.context(), view<E const, 2>{s.y}, view<A const, 1>{s.inverse_norm},
-                            dy, dx.data, dx.how);
+      l2_normalize_backward(t.context(), view<E const, 2>{s.y}, view<A const, 1>{s.inverse_norm}, dy, dx.data,
+                            dx.how);
   }
 };
 
 /// (x - mean) / sqrt(variance + epsilon) * gain + bias over the last axis (Ba et al., arXiv
 /// 1607.06450).
 template <class C, int R>
-value<R> layer_norm(tape<C>& t, value<R> x, parameter<1> gain, parameter<1> bias,
-                    double epsilon = 1e-5) {
+value<R> layer_norm(tape<C>& t, value<R> x, parameter<1> gain, parameter<1> bias, double epsilon = 1e-5) {
   expects(x.shape[R - 1] == gain.shape[0] && gain.shape == bias.shape,
           "layer_norm: gain and bias have the input's width");
   return t.apply(layer_norm_op{epsilon}, x, gain, bias);

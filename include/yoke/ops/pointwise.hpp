@@ -14,8 +14,7 @@ struct gelu_op {
     return std::pair{y, nothing_saved{}};
   }
   template <class C, int R>
-  void backward(tape<C>& t, nothing_saved, view<typename C::element const, R> dy,
-                value<R> const& x) const {
+  void backward(tape<C>& t, nothing_saved, view<typename C::element const, R> dy, value<R> const& x) const {
     if (auto dx = t.gradient_of(x))
       gelu_backward(t.context(), kind, as_flat(t(x)), as_flat(dy), as_flat(dx.data), dx.how);
   }
@@ -84,8 +83,7 @@ value<R> sum(tape<C>& t, value<R> a, value<R> b) {
 /// Each element is zero with probability `rate`, else divided by 1 - rate. `stream` tells layers
 /// apart.
 template <class C>
-value<2> element_dropout(tape<C>& t, value<2> x, segments const& s, float rate,
-                         std::uint64_t stream) {
+value<2> element_dropout(tape<C>& t, value<2> x, segments const& s, float rate, std::uint64_t stream) {
   expects(rate >= 0 && rate < 1, "dropout: 0 <= rate < 1");
   expects(x.shape[0] == s.rows, "dropout: the segments cover the rows");
   return t.apply(dropout_op{rate, stream, false}, x, s);
@@ -94,8 +92,7 @@ value<2> element_dropout(tape<C>& t, value<2> x, segments const& s, float rate,
 /// Stochastic depth: each segment is zero with probability `rate`, else divided by 1 - rate
 /// (Huang et al., arXiv 1603.09382).
 template <class C>
-value<2> stochastic_depth(tape<C>& t, value<2> x, segments const& s, float rate,
-                          std::uint64_t stream) {
+value<2> stochastic_depth(tape<C>& t, value<2> x, segments const& s, float rate, std::uint64_t stream) {
   expects(rate >= 0 && rate < 1, "stochastic depth: 0 <= rate < 1");
   expects(x.shape[0] == s.rows, "stochastic depth: the segments cover the rows");
   return t.apply(dropout_op{rate, stream, true}, x, s);

@@ -29,14 +29,13 @@ struct patches_op {
   template <class C>
   auto forward(tape<C>& t, value<4> const& x) const {
     auto const [n, h, w, channels] = static_cast<std::array<extent_t, 4> const&>(x.shape);
-    auto y = make<typename C::element>(t.context(),
-                                       shape{n * (h / size) * (w / size), size * size * channels});
+    auto y =
+        make<typename C::element>(t.context(), shape{n * (h / size) * (w / size), size * size * channels});
     extract_patches(t.context(), size, t(x), y);
     return std::pair{y, nothing_saved{}};
   }
   template <class C>
-  void backward(tape<C>& t, nothing_saved, view<typename C::element const, 2> dy,
-                value<4> const& x) const {
+  void backward(tape<C>& t, nothing_saved, view<typename C::element const, 2> dy, value<4> const& x) const {
     if (auto dx = t.gradient_of(x))
       fold_patches(t.context(), size, dy, dx.data, dx.how);
   }
@@ -48,8 +47,7 @@ struct assemble_tokens_op {
   template <class C>
   auto forward(tape<C>& t, value<2> const& x, parameter<1> const& first,
                parameter<2> const& positions) const {
-    auto y = make<typename C::element>(t.context(),
-                                       shape{count * positions.shape[0], positions.shape[1]});
+    auto y = make<typename C::element>(t.context(), shape{count * positions.shape[0], positions.shape[1]});
     assemble_tokens(t.context(), count, t(x), t(first), t(positions), y);
     return std::pair{y, nothing_saved{}};
   }
@@ -59,8 +57,8 @@ struct assemble_tokens_op {
     using A = typename C::accumulator;
     auto dx = t.gradient_of(x);
     auto dfirst = t.gradient_of(first), dpositions = t.gradient_of(positions);
-    assemble_tokens_backward(t.context(), count, dy, dx ? dx.data : view<typename C::element, 2>{},
-                             dx.how, dfirst ? dfirst.data : view<A, 1>{},
+    assemble_tokens_backward(t.context(), count, dy, dx ? dx.data : view<typename C::element, 2>{}, dx.how,
+                             dfirst ? dfirst.data : view<A, 1>{},
                              dpositions ? dpositions.data : view<A, 2>{});
   }
 };
@@ -86,12 +84,12 @@ struct pool_op {
 /// (context, width), by place within the segment; without positions when it is absent. -> (rows,
 /// width). Ids are within the vocabulary.
 template <class C>
-value<2> token_embedding(tape<C>& t, segments const& s, view<std::int32_t const, 1> ids,
-                         parameter<2> table, parameter<2> positions = {}) {
+value<2> token_embedding(tape<C>& t, segments const& s, view<std::int32_t const, 1> ids, parameter<2> table,
+                         parameter<2> positions = {}) {
   expects(ids.extent(0) == s.rows, "token_embedding: one id for each row of the segments");
   expects(positions.shape[0] == 0 || positions.shape[0] >= s.longest, [&] {
-    return "token_embedding: a caption of " + std::to_string(s.longest) +
-           " tokens fits the context of " + std::to_string(positions.shape[0]);
+    return "token_embedding: a caption of " + std::to_string(s.longest) + " tokens fits the context of " +
+           std::to_string(positions.shape[0]);
   });
   if (ids.data != nullptr)
     for (extent_t i = 0; i < ids.size(); ++i)

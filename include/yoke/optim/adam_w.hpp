@@ -25,18 +25,14 @@ class adam_w {
   using A = typename C::accumulator;
 
   adam_w(C& c, parameter_list const& list, adam_w_options const& options)
-      : options_{options},
-        first_{c, list.elements()},
-        second_{c, list.elements()},
-        runs_{runs_of(list)} {
+      : options_{options}, first_{c, list.elements()}, second_{c, list.elements()}, runs_{runs_of(list)} {
     expects(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1,
             "adam_w: 0 <= beta < 1");
   }
 
   /// Update number `count` (1 for the first) with gradients times `gradient_scale`. Zeroes the
   /// gradients and refreshes the compute copy on the way.
-  void update(C& c, parameter_store<C>& store, double rate, std::int64_t count,
-              double gradient_scale) {
+  void update(C& c, parameter_store<C>& store, double rate, std::int64_t count, double gradient_scale) {
     adam_w_coefficients k{.rate = rate,
                           .beta1 = options_.beta1,
                           .beta2 = options_.beta2,

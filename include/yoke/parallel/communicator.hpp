@@ -28,17 +28,15 @@ concept sums_to = copies_to<From, To> && std::floating_point<To>;
 /// run gives the same bits, and every rank gets the same result. A peer that is missing, has failed
 /// or disagrees ends in parallel::error on the others.
 ///
-/// | call                                 | meaning |
-/// |--------------------------------------|--------------------------------------------------------|
-/// | all_gather(c, mine, all)             | all = the ranks' `mine`, one after the other | |
-/// reduce_scatter(c, all, mine)         | mine = this rank's part of the sum of the ranks' `all` |
-/// | all_reduce(c, buffer[, reduction])   | buffer = the ranks' sum or maximum | | broadcast(c,
-/// buffer, root)           | buffer = the root's                                    | | exchange(c,
-/// to, send, from, receive) | receive = what rank `from` sent; `send` goes to `to`   | | barrier(c)
-/// | returns when every rank has called it                  |
+///   all_gather(c, mine, all)               all = the ranks' `mine`, one after the other
+///   reduce_scatter(c, all, mine)           mine = this rank's part of the sum of the ranks' `all`
+///   all_reduce(c, buffer[, reduction])     buffer = the ranks' sum or maximum
+///   broadcast(c, buffer, root)             buffer = the root's
+///   exchange(c, to, send, from, receive)   receive = what rank `from` sent; `send` goes to `to`
+///   barrier(c)                             returns when every rank has called it
 template <class C>
-concept communicator = requires(C& c, view<float const, 2> mine, view<float, 2> all,
-                                view<double, 1> buffer, reduction how, int peer) {
+concept communicator = requires(C& c, view<float const, 2> mine, view<float, 2> all, view<double, 1> buffer,
+                                reduction how, int peer) {
   { c.rank() } -> std::same_as<int>;  // 0 … size() - 1
   { c.size() } -> std::same_as<int>;
   all_gather(c, mine, all);

@@ -71,10 +71,9 @@ inline std::string disagreement(std::vector<contribution> const& ranks) {
   }
   if (first.call == collective::exchange)
     for (std::size_t r = 0; r < ranks.size(); ++r)
-      if (auto const from = static_cast<std::size_t>(ranks[r].from);
-          ranks[from].to != static_cast<int>(r))
-        return "ranks disagree: rank " + std::to_string(r) + " waits for rank " +
-               std::to_string(from) + ", which sends to rank " + std::to_string(ranks[from].to);
+      if (auto const from = static_cast<std::size_t>(ranks[r].from); ranks[from].to != static_cast<int>(r))
+        return "ranks disagree: rank " + std::to_string(r) + " waits for rank " + std::to_string(from) +
+               ", which sends to rank " + std::to_string(ranks[from].to);
   return {};
 }
 
@@ -120,8 +119,7 @@ class threads_group {
           }
         });
     } catch (...) {  // a thread could not be started: those that run must not wait for it
-      leave(static_cast<int>(running.size()), "its thread could not be started",
-            std::current_exception());
+      leave(static_cast<int>(running.size()), "its thread could not be started", std::current_exception());
     }
     for (auto& t : running) t.join();
     if (failure_)
@@ -203,8 +201,7 @@ struct threads_access {
 
 template <class T, class U>
 contribution brings(collective call, T* source, extent_t elements, U* target) {
-  return {call,  static_cast<std::size_t>(elements), sizeof(T), 0, 0, reduction::sum, source,
-          target};
+  return {call, static_cast<std::size_t>(elements), sizeof(T), 0, 0, reduction::sum, source, target};
 }
 
 /// Memory may be the very same (in place), never half the same.
@@ -219,8 +216,7 @@ inline void copy_bytes(void* to, void const* from, std::size_t bytes) {
 template <class T, int R, class U, int S>
 requires detail::copies_to<T, U>
 void all_gather(threads& c, view<T, R> mine, view<U, S> all) {
-  expects(all.size() == mine.size() * c.size(),
-          "all_gather: `all` holds `mine` once for each rank");
+  expects(all.size() == mine.size() * c.size(), "all_gather: `all` holds `mine` once for each rank");
   detail::threads_access::call(
       c, detail::brings(detail::collective::all_gather, mine.data, mine.size(), all.data),
       [&](auto const& ranks) {
@@ -250,8 +246,7 @@ void reduce_scatter(threads& c, view<T, R> all, view<U, S> mine) {
 /// Each rank combines a part of its own and hands it to all.
 template <std::floating_point T, int R>
 void all_reduce(threads& c, view<T, R> buffer, reduction how = reduction::sum) {
-  auto mine =
-      detail::brings(detail::collective::all_reduce, buffer.data, buffer.size(), buffer.data);
+  auto mine = detail::brings(detail::collective::all_reduce, buffer.data, buffer.size(), buffer.data);
   mine.how = how;
   detail::threads_access::call(c, mine, [&](auto const& ranks) {
     auto const last = buffer.size() * (c.rank() + 1) / c.size();
@@ -267,11 +262,10 @@ void all_reduce(threads& c, view<T, R> buffer, reduction how = reduction::sum) {
 }
 
 template <class T, int R>
-requires(std::is_trivially_copyable_v<T> &&
-         !std::is_const_v<T>) void broadcast(threads& c, view<T, R> buffer, int root) {
+requires(std::is_trivially_copyable_v<T> && !std::is_const_v<T>) void broadcast(threads& c, view<T, R> buffer,
+                                                                                int root) {
   expects(root >= 0 && root < c.size(), "the root is one of the ranks");
-  auto mine =
-      detail::brings(detail::collective::broadcast, buffer.data, buffer.size(), buffer.data);
+  auto mine = detail::brings(detail::collective::broadcast, buffer.data, buffer.size(), buffer.data);
   mine.from = root;
   detail::threads_access::call(c, mine, [&](auto const& ranks) {
     detail::copy_bytes(buffer.data, ranks[static_cast<std::size_t>(root)].source,
@@ -283,8 +277,7 @@ requires(std::is_trivially_copyable_v<T> &&
 template <class T, int R, class U, int S>
 requires detail::copies_to<T, U>
 void exchange(threads& c, int to, view<T, R> send, int from, view<U, S> receive) {
-  expects(to >= 0 && to < c.size() && from >= 0 && from < c.size(),
-          "peers are ranks of the communicator");
+  expects(to >= 0 && to < c.size() && from >= 0 && from < c.size(), "peers are ranks of the communicator");
   expects(send.size() == receive.size(), "exchange: as many elements come as go");
   auto mine = detail::brings(detail::collective::exchange, send.data, send.size(), receive.data);
   mine.to = to;

@@ -1,20 +1,27 @@
-// The vision transformer (Dosovitskiy et al., arXiv 2010.11929) as CLIP trains it (Radford et al.,
-// arXiv 2103.00020): patches, an optional class token, learned positions, a norm before and after
-// the blocks, a projection.
+// The vision transformer (Dosovitskiy et al., arXiv 2010.11929) as CLIP trains it (Radford et al., arXiv 2103.00020):
+// patches, an optional class token, learned positions, a norm before and after the blocks, a projection.
 #pragma once
 #include <yoke/nn/transformer.hpp>
 #include <yoke/ops/tokens.hpp>
 
-#include <string_view>
+#include <optional>
 
 namespace yoke::towers {
 
-/// How the tokens become one embedding: the class token's row, or the mean of the patches' rows (no
-/// class token).
-enum class vit_pool { class_token, mean };
+/// How the tokens become one embedding: the class token's row; the mean of the patches' rows, without a class token;
+/// or that mean beside a class token, which only attends (OpenCLIP's "avg").
+enum class vit_pool { class_token, mean, mean_beside_class_token };
+
+/// Height and width in pixels; one number is a square.
+struct image_extent {
+  extent_t height, width;
+
+  constexpr image_extent(extent_t square) : height{square}, width{square} {}
+  constexpr image_extent(extent_t h, extent_t w) : height{h}, width{w} {}
+};
 
 struct vit_config {
-  extent_t image_size = 224;  // square, a multiple of the patch
+  image_extent image_size = 224;  // both multiples of the patch size
   extent_t patch_size = 32;
   extent_t channels = 3;
   extent_t width = 768;
@@ -23,24 +30,24 @@ struct vit_config {
   extent_t mlp_width = 0;  // 0: 4 * width
   extent_t embedding = 512;
   vit_pool pool = vit_pool::class_token;
+  bool norm_before = true;  // a layer norm ahead of the blocks
   gelu_kind gelu = gelu_kind::erf;
   float dropout = 0;
   float stochastic_depth = 0;
   rematerialize remat = rematerialize::nothing;
 
-  extent_t patches() const { return (image_size / patch_size) * (image_size / patch_size); }
-  extent_t tokens() const { return patches() + (pool == vit_pool::class_token ? 1 : 0); }
+  extent_t patches() const { return (image_size.height / patch_size) * (image_size.width / patch_size); }
+  bool has_class_token() const { return pool != vit_pool::mean; }
+  extent_t tokens() const { return patches() + (has_class_token() ? 1 : 0); }
 };
 
-/// Images (batch, size, size, channels) -> (batch, embedding), not normalised.
+/// Images (batch, height, width, channels) -> (batch, embedding), not normalised.
 class vit {
  public:
   vit(scope s, vit_config const& c)
       : config_{checked(c)},
-        patch_{s / "patch",
-               {.in = c.patch_size * c.patch_size * c.channels, .out = c.width, .bias = false}},
+        patch_{s / "patch", {.in = c.patch_size * c.patch_size * c.channels, .out = c.width, .bias = false}},
         positions_{s.weight("positions", shape{c.tokens(), c.width}, deviation(c))},
-        norm_before_{s / "norm_before", c.width},
         blocks_{s,
                 {.width = c.width,
                  .layers = c.layers,
@@ -53,23 +60,28 @@ class vit {
         norm_after_{s / "norm_after", c.width},
         projection_{s / "projection",
                     {.in = c.width, .out = c.embedding, .bias = false, .deviation = deviation(c)}} {
-    if (c.pool == vit_pool::class_token)
+    if (c.norm_before)
+      norm_before_.emplace(s / "norm_before", c.width);
+    if (c.has_class_token())
       class_token_ = s.weight("class_token", shape{c.width}, deviation(c));
   }
 
   value<2> operator()(auto& t, value<4> images) const {
-    expects(
-        images.shape[1] == config_.image_size && images.shape[2] == config_.image_size &&
-            images.shape[3] == config_.channels,
-        [&] { return "vit: images are " + std::to_string(config_.image_size) + " pixels square"; });
+    auto const [height, width] = config_.image_size;
+    expects(images.shape[1] == height && images.shape[2] == width && images.shape[3] == config_.channels,
+            [rows = height, columns = width, channels = config_.channels] {
+              return "vit: images are " + std::to_string(rows) + " x " + std::to_string(columns) +
+                     " pixels of " + std::to_string(channels) + " channels";
+            });
     auto const count = images.shape[0];
     auto const runs = segments::uniform(count, config_.tokens());
     auto x = patch_(t, ops::patches(t, images, config_.patch_size));
     x = ops::with_positions(t, x, count, class_token_, positions_);
-    x = blocks_(t, norm_before_(t, x), runs);
+    x = blocks_(t, norm_before_ ? (*norm_before_)(t, x) : x, runs);
     if (config_.pool == vit_pool::class_token)  // only the pooled rows need the norm
       return projection_(t, norm_after_(t, ops::pool(t, x, runs, pool_kind::first)));
-    return projection_(t, ops::pool(t, norm_after_(t, x), runs, pool_kind::mean));
+    auto const kind = config_.has_class_token() ? pool_kind::mean_rest : pool_kind::mean;
+    return projection_(t, ops::pool(t, norm_after_(t, x), runs, kind));
   }
 
   vit_config const& config() const { return config_; }
@@ -77,10 +89,10 @@ class vit {
  private:
   static float deviation(vit_config const& c) { return 1 / std::sqrt(static_cast<float>(c.width)); }
   static vit_config const& checked(vit_config const& c) {
-    expects(c.patch_size > 0 && c.image_size > 0 && c.image_size % c.patch_size == 0,
+    expects(c.patch_size > 0 && c.patches() > 0 && c.image_size.height % c.patch_size == 0 &&
+                c.image_size.width % c.patch_size == 0,
             "vit: the image size is a multiple of the patch size");
-    expects(c.width > 0 && c.layers >= 0 && c.embedding > 0,
-            "vit: width and embedding are positive");
+    expects(c.width > 0 && c.layers >= 0 && c.embedding > 0, "vit: width and embedding are positive");
     return c;
   }
 
@@ -88,7 +100,7 @@ class vit {
   nn::linear patch_;
   parameter<1> class_token_;
   parameter<2> positions_;
-  nn::layer_norm norm_before_;
+  std::optional<nn::layer_norm> norm_before_;
   nn::transformer blocks_;
   nn::layer_norm norm_after_;
   nn::linear projection_;
