@@ -48,9 +48,9 @@ auto make_embedded(C& c, extent_t batch, extent_t width) {
 /// rank; `embedding` is the towers' common width.
 template <class C, class Ranks, class Model, class Images, class Texts>
 step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_store<C>& store,
-                             Images const& images, Texts const& texts, extent_t embedding,
-                             step_options const& options) {
+                             Images const& images, Texts const& texts, step_options const& options) {
   using A = typename C::accumulator;
+  auto const embedding = model.embedding;
   auto const batch = images.count();
   auto const micro = options.micro_batch > 0 ? options.micro_batch : batch;
   expects(batch > 0 && texts.count() == batch, "contrastive_step: as many captions as images, at least one");

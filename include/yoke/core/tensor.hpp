@@ -27,9 +27,15 @@ struct view {
   T* data = nullptr;
   yoke::shape<Rank> shape{};
 
+  constexpr view() = default;
+  constexpr view(T* first, yoke::shape<Rank> s) : data{first}, shape{s} {}
+  /// Of a view that may write, one that reads.
+  template <class U>
+  requires(std::is_same_v<U const, T> && !std::is_same_v<U, T>) constexpr view(view<U, Rank> v)
+      : data{v.data}, shape{v.shape} {}
+
   constexpr extent_t size() const { return shape.size(); }
   constexpr extent_t extent(int axis) const { return shape[static_cast<std::size_t>(axis)]; }
-  constexpr operator view<T const, Rank>() const requires(!std::is_const_v<T>) { return {data, shape}; }
 };
 
 /// `count` consecutive slices of the outermost axis, from `first` on.

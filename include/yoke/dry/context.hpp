@@ -122,6 +122,20 @@ double squared_norm(context<T>&, Rest&&...) {
 template <class T, class... Rest>
 void adam_w_update(context<T>&, Rest&&...) {}
 
+// The streamed loss.
+template <class T, class... Rest>
+void logit_statistics(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void rescale_sums(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void log_sum_exp(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void logit_gradient(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+std::array<double, 3> logit_totals(context<T>&, Rest&&...) {
+  return {};
+}
+
 static_assert(backend<context<double>> && backend<context<float>> && backend<context<bf16>>);
 
 }  // namespace yoke::dry

@@ -1,0 +1,35 @@
+// What a step will take, before any of it is taken: the same code on the dry backend.
+#pragma once
+#include <yoke/contrastive/contrastive_step.hpp>
+#include <yoke/contrastive/inputs.hpp>
+#include <yoke/dry/context.hpp>
+#include <yoke/optim/adam_w.hpp>
+#include <yoke/parallel/solo.hpp>
+
+namespace yoke::train {
+
+struct step_plan {
+  std::size_t activations = 0;  // bytes of the activation stack
+  std::size_t gradients = 0;    // bytes of the activation gradients' pool
+  std::size_t persistent = 0;   // bytes of parameters, their gradients and the optimiser's state
+  extent_t parameters = 0;      // learned numbers
+  extent_t multiply_adds = 0;   // of one step
+};
+
+/// The plan of a step with element type T, for images of `image` (height, width, channels) and captions of full
+/// length; shorter captions take less.
+template <element T, class Model>
+step_plan plan_step(Model const& model, parameter_list const& list, extent_t batch, shape<3> image,
+                    extent_t caption_length, contrastive::step_options const& options) {
+  dry::context<T> c;
+  parameter_store<dry::context<T>> store{c, list};
+  optim::adam_w<dry::context<T>> const optimizer{c, list, {}};
+  parallel::solo ranks;
+  contrastive::pixel_batch const images{.pixels = {nullptr, {{batch, image[0], image[1], image[2]}}}};
+  auto const runs = segments::uniform(batch, caption_length);
+  contrastive::caption_batch const texts{{runs, {nullptr, {{runs.rows}}}}};
+  contrastive::contrastive_step(c, ranks, model, store, images, texts, options);
+  return {c.memory.peak(), c.gradient_memory.peak(), c.persistent_bytes, list.count(), c.multiply_adds};
+}
+
+}  // namespace yoke::train
