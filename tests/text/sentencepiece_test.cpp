@@ -68,8 +68,7 @@ std::string standard_error(Call call) {
 
 TEST_CASE("training is deterministic and silent") {
   std::string again;
-  auto const printed =
-      standard_error([&] { again = text::train_sentence_piece(scene_captions()); });
+  auto const printed = standard_error([&] { again = text::train_sentence_piece(scene_captions()); });
   CHECK(printed.empty());
   CHECK(again == scene_model());
 }
@@ -124,8 +123,7 @@ TEST_CASE("a caption that is not UTF-8 is refused and leaves the ids alone") {
   CHECK_THROWS_MATCHES(tokens("a r\xE9"
                               "d square",
                               ids),
-                       io::error,
-                       MessageMatches(ContainsSubstring("byte 3") && ContainsSubstring("UTF-8")));
+                       io::error, MessageMatches(ContainsSubstring("byte 3") && ContainsSubstring("UTF-8")));
   CHECK(ids == ids_t{5});
 }
 
@@ -149,8 +147,7 @@ TEST_CASE("many threads encode alike") {
 
 TEST_CASE("the vocabulary shrinks to what the captions hold") {
   std::vector<std::string> const one{"a dog"};
-  for (auto method :
-       {text::subwords::automatic, text::subwords::unigram, text::subwords::byte_pairs}) {
+  for (auto method : {text::subwords::automatic, text::subwords::unigram, text::subwords::byte_pairs}) {
     sentence_piece const tokens{
         text::train_sentence_piece(one, {.vocabulary_size = 32000, .method = method})};
     CHECK(tokens.vocabulary_size() > 259);
@@ -160,13 +157,11 @@ TEST_CASE("the vocabulary shrinks to what the captions hold") {
 }
 
 TEST_CASE("a vocabulary is never larger than asked for, and one too small says so") {
-  sentence_piece const tokens{
-      text::train_sentence_piece(scene_captions(), {.vocabulary_size = 290})};
+  sentence_piece const tokens{text::train_sentence_piece(scene_captions(), {.vocabulary_size = 290})};
   CHECK(tokens.vocabulary_size() <= 290);
-  CHECK_THROWS_MATCHES(text::train_sentence_piece(scene_captions(), {.vocabulary_size = 100}),
-                       io::error, MessageMatches(ContainsSubstring("vocabulary")));
-  CHECK_THROWS_AS(text::train_sentence_piece(scene_captions(), {.vocabulary_size = 0}),
-                  precondition_error);
+  CHECK_THROWS_MATCHES(text::train_sentence_piece(scene_captions(), {.vocabulary_size = 100}), io::error,
+                       MessageMatches(ContainsSubstring("vocabulary")));
+  CHECK_THROWS_AS(text::train_sentence_piece(scene_captions(), {.vocabulary_size = 0}), precondition_error);
 }
 
 TEST_CASE("case can be kept") {
@@ -203,11 +198,10 @@ TEST_CASE("a model survives its file, and files that are not models are named") 
   CHECK(tokens.bytes() == scene_model());
   CHECK(encode(tokens, "a blue ring") == encode(sentence_piece{scene_model()}, "a blue ring"));
 
-  for (auto const& bytes : {std::string{}, std::string{"not a model"},
-                            scene_model().substr(0, scene_model().size() / 2)}) {
+  for (auto const& bytes :
+       {std::string{}, std::string{"not a model"}, scene_model().substr(0, scene_model().size() / 2)}) {
     write(bytes);
-    CHECK_THROWS_MATCHES(sentence_piece::load(path), io::error,
-                         MessageMatches(ContainsSubstring(path)));
+    CHECK_THROWS_MATCHES(sentence_piece::load(path), io::error, MessageMatches(ContainsSubstring(path)));
   }
   std::remove(path.c_str());
   CHECK_THROWS_MATCHES(sentence_piece::load(path), io::error,

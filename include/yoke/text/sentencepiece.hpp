@@ -42,8 +42,7 @@ class sentence_piece {
 
   /// Takes a model's bytes, as train_sentence_piece or a checkpoint gives them; `name` stands in
   /// for the file's in errors.
-  explicit sentence_piece(std::string model, options wanted,
-                          std::string_view name = "SentencePiece model")
+  explicit sentence_piece(std::string model, options wanted, std::string_view name = "SentencePiece model")
       : context_length_{wanted.context_length} {
     expects(context_length_ >= 2, "sentence_piece: a context of at least a start and an end token");
     auto loaded = std::make_shared<shared_model>();
@@ -86,8 +85,7 @@ class sentence_piece {
   /// The text of ids, start and end tokens left out. Case and white space are as the model
   /// normalised them.
   std::string decode(std::vector<std::int32_t> const& ids) const {
-    for (auto id : ids)
-      expects(id >= 0 && id < vocabulary_size(), "sentence_piece: ids of this vocabulary");
+    for (auto id : ids) expects(id >= 0 && id < vocabulary_size(), "sentence_piece: ids of this vocabulary");
     std::string text;
     auto const status = model_->processor.Decode(std::vector<int>(ids.begin(), ids.end()), &text);
     expects(status.ok(), [&] { return status.ToString(); });

@@ -58,8 +58,8 @@ class caption_iterator final : public sentencepiece::SentenceIterator {
   std::size_t stride_, at_ = 0;
 };
 
-inline std::string train_pieces(std::span<std::string const> captions,
-                                vocabulary_options const& wanted, char const* method) {
+inline std::string train_pieces(std::span<std::string const> captions, vocabulary_options const& wanted,
+                                char const* method) {
   auto const limit = wanted.largest_corpus;
   caption_iterator sentences{captions, (captions.size() + limit - 1) / limit};
   if (sentences.done())
