@@ -10,7 +10,7 @@ declare -A below=(
   [core]="" [autograd]="core" [ops]="core autograd" [nn]="core autograd ops" [towers]="core autograd ops nn"
   [parallel]="core" [optim]="core autograd"
   [contrastive]="core autograd ops nn towers parallel"
-  [train]="core autograd ops nn towers contrastive parallel optim data text io"
+  [train]="core autograd ops nn towers contrastive parallel optim data text io dry"
   [eval]="core autograd ops nn towers contrastive parallel data text io"
   [cpu]="core" [dry]="core" [cuda]="core" [data]="core" [text]="core" [io]="core"
 )
