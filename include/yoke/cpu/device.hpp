@@ -1,8 +1,9 @@
-// The host as a device: its arenas and the primitives that it keeps. Kernels are overloads on this
-// type.
+// The host as a device: its arenas, the primitives and the scratch memory that it keeps. Kernels
+// are overloads on this type.
 #pragma once
 #include <yoke/core/arena.hpp>
 #include <yoke/core/numeric.hpp>
+#include <yoke/cpu/matmul_cache.hpp>
 #include <yoke/cpu/memory.hpp>
 
 namespace yoke::cpu {
@@ -11,7 +12,7 @@ namespace yoke::cpu {
 /// at a time; its kernels run on the OpenMP threads of the calling thread.
 template <yoke::element T>
 class context {
-  pages activations_, gradients_;
+  pages activations_, gradients_, scratch_;
 
  public:
   using element = T;
@@ -22,6 +23,7 @@ class context {
   stack_arena memory;
   pool_arena gradient_memory;
   host_stack host;
+  detail::matmul_cache products;
 
   /// Bytes of address space for activations and for their gradients; memory is used as it is
   /// touched. A dry run of the same step says how much it takes.
@@ -33,6 +35,15 @@ class context {
 
   context(context const&) = delete;
   context& operator=(context const&) = delete;
+
+  /// A kernel's own memory until the next kernel asks: kept, and grown when it is too small.
+  template <class V>
+  V* scratch(extent_t elements) {
+    auto const bytes = static_cast<std::size_t>(elements) * sizeof(V);
+    if (scratch_.size() < bytes)
+      scratch_ = pages{bytes};
+    return reinterpret_cast<V*>(scratch_.data());
+  }
 };
 
 /// A parameter or a result of one element, as the host reads and changes it.
