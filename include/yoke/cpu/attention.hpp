@@ -3,36 +3,17 @@
 #pragma once
 #include <yoke/core/kernels.hpp>
 #include <yoke/core/segments.hpp>
+#include <yoke/cpu/attention_tiles.hpp>
 #include <yoke/cpu/device.hpp>
 #include <yoke/cpu/parallel.hpp>
 
 #include <algorithm>
-#include <cmath>
+#include <atomic>
 #include <type_traits>
-#include <vector>
 
 namespace yoke::cpu {
 
 namespace detail {
-
-/// Row i of the logits of one head, in accumulators; returns how many keys it sees.
-template <class T, class A>
-extent_t attention_logits(T const* qkv, extent_t stride, extent_t head_width, T const* bias,
-                          extent_t bias_stride, bool causal, extent_t length, extent_t i,
-                          A* logits) {
-  auto const seen = causal ? i + 1 : length;
-  auto const scale = A{1} / std::sqrt(static_cast<A>(head_width));
-  auto const* const q = qkv + i * stride;
-  for (extent_t j = 0; j < seen; ++j) {
-    auto const* const k = qkv + stride / 3 + j * stride;
-    A sum = 0;
-    for (extent_t c = 0; c < head_width; ++c) sum += static_cast<A>(q[c]) * static_cast<A>(k[c]);
-    logits[j] = sum * scale;
-    if (bias != nullptr)
-      logits[j] += static_cast<A>(bias[i * bias_stride + j]);
-  }
-  return seen;
-}
 
 inline void expect_attention(attention_shape s, segments const& runs, shape<2> qkv, shape<3> bias,
                              shape<2> out, shape<2> lse) {
@@ -44,6 +25,40 @@ inline void expect_attention(attention_shape s, segments const& runs, shape<2> q
           "attention: bias is (heads, longest, longest)");
 }
 
+/// Head h of segment s.
+template <class T>
+head<T> head_of(attention_shape shape, segments const& runs, view<T const, 2> qkv, view<T const, 3> bias,
+                extent_t s, extent_t h) {
+  auto const width = qkv.extent(1) / 3, head_width = width / shape.heads, side = bias.extent(1);
+  auto const* const q = qkv.data + runs.begin(s) * 3 * width + h * head_width;
+  return {q,
+          q + width,
+          q + 2 * width,
+          3 * width,
+          runs.length(s),
+          head_width,
+          bias.extent(0) == 0 ? nullptr : bias.data + h * side * side,
+          side,
+          shape.causal};
+}
+
+/// Calls f(item) once for each of `items`; threads take the next few as they become free, because
+/// segments differ in length.
+template <class F>
+void share_out(extent_t items, F const& f) {
+  auto const threads = std::min<extent_t>(items, thread_count());
+  auto const few = std::max<extent_t>(1, items / (16 * std::max<extent_t>(threads, 1)));
+  std::atomic<extent_t> next{0};
+  parallel_for(threads, 1, [&](extent_t, extent_t) {
+    for (;;) {
+      auto const first = next.fetch_add(few, std::memory_order_relaxed);
+      if (first >= items)
+        return;
+      for (auto i = first; i < std::min(items, first + few); ++i) f(i);
+    }
+  });
+}
+
 }  // namespace detail
 
 /// out = softmax(q k^T / sqrt(head width) + bias) v for each head of each segment.
@@ -52,40 +67,14 @@ inline void expect_attention(attention_shape s, segments const& runs, shape<2> q
 template <class T>
 void attention_forward(context<T>&, attention_shape shape, segments const& runs,
                        view<std::type_identity_t<T> const, 2> qkv,
-                       view<std::type_identity_t<T> const, 3> bias,
-                       view<std::type_identity_t<T>, 2> out,
+                       view<std::type_identity_t<T> const, 3> bias, view<std::type_identity_t<T>, 2> out,
                        view<accumulator_t<std::type_identity_t<T>>, 2> lse) {
-  using A = accumulator_t<T>;
   detail::expect_attention(shape, runs, qkv.shape, bias.shape, out.shape, lse.shape);
-  auto const width = out.extent(1), head_width = width / shape.heads;
-  parallel_for(runs.count * shape.heads, 1, [&](extent_t first, extent_t last) {
-    thread_local std::vector<A> p;
-    p.resize(static_cast<std::size_t>(runs.longest));
-    for (auto item = first; item < last; ++item) {
-      auto const s = item / shape.heads, h = item % shape.heads;
-      auto const begin = runs.begin(s), length = runs.length(s);
-      auto const* const x = qkv.data + begin * 3 * width + h * head_width;
-      auto const side = bias.extent(1);
-      auto const* const b = bias.extent(0) == 0 ? nullptr : bias.data + h * side * side;
-      for (extent_t i = 0; i < length; ++i) {
-        auto const seen = detail::attention_logits(x, 3 * width, head_width, b, side, shape.causal,
-                                                   length, i, p.data());
-        auto const most = *std::max_element(p.data(), p.data() + seen);
-        A sum = 0;
-        for (extent_t j = 0; j < seen; ++j) {
-          auto& e = p[static_cast<std::size_t>(j)];
-          e = std::exp(e - most);
-          sum += e;
-        }
-        lse.data[h * runs.rows + begin + i] = most + std::log(sum);
-        for (extent_t c = 0; c < head_width; ++c) {
-          A y = 0;
-          for (extent_t j = 0; j < seen; ++j)
-            y += p[static_cast<std::size_t>(j)] * static_cast<A>(x[2 * width + j * 3 * width + c]);
-          out.data[(begin + i) * width + h * head_width + c] = static_cast<T>(y / sum);
-        }
-      }
-    }
+  auto const width = out.extent(1);
+  detail::share_out(runs.count * shape.heads, [&](extent_t item) {
+    auto const s = item / shape.heads, h = item % shape.heads, begin = runs.begin(s);
+    auto const x = detail::head_of<T>(shape, runs, qkv, bias, s, h);
+    detail::attend(x, out.data + begin * width + h * x.width, width, lse.data + h * runs.rows + begin);
   });
 }
 
@@ -98,70 +87,44 @@ void attention_backward(context<T>&, attention_shape shape, segments const& runs
                         view<std::type_identity_t<T> const, 3> bias,
                         view<std::type_identity_t<T> const, 2> out,
                         view<accumulator_t<std::type_identity_t<T>> const, 2> lse,
-                        view<std::type_identity_t<T> const, 2> dout,
-                        view<std::type_identity_t<T>, 2> dqkv, store how,
-                        view<std::type_identity_t<T>, 3> dbias, store bias_how) {
+                        view<std::type_identity_t<T> const, 2> dout, view<std::type_identity_t<T>, 2> dqkv,
+                        store how, view<std::type_identity_t<T>, 3> dbias, store bias_how) {
   using A = accumulator_t<T>;
   detail::expect_attention(shape, runs, qkv.shape, bias.shape, out.shape, lse.shape);
   expects(dout.shape == out.shape && dqkv.shape == qkv.shape,
           "attention_backward: gradients have the shapes of their values");
   expects(dbias.extent(0) == 0 || dbias.shape == bias.shape,
           "attention_backward: dbias has the shape of bias");
-  auto const width = out.extent(1), head_width = width / shape.heads;
-  auto const side = bias.extent(1);
-  auto const scale = A{1} / std::sqrt(static_cast<A>(head_width));
-  auto const at = [](extent_t i) { return static_cast<std::size_t>(i); };
+  auto const width = out.extent(1), heads = shape.heads, square = bias.extent(1) * bias.extent(1);
 
-  parallel_for(shape.heads, 1, [&](extent_t first, extent_t last) {
-    thread_local std::vector<A> p, sums, dx;
-    for (auto h = first; h < last; ++h) {
-      p.resize(at(runs.longest));
-      sums.assign(at(dbias.extent(0) == 0 ? 0 : side * side), A{0});
-      for (extent_t s = 0; s < runs.count; ++s) {
-        auto const begin = runs.begin(s), length = runs.length(s);
-        auto const* const x = qkv.data + begin * 3 * width + h * head_width;
-        auto const* const b = bias.extent(0) == 0 ? nullptr : bias.data + h * side * side;
-        dx.assign(at(3 * length * head_width), A{0});
-        for (extent_t i = 0; i < length; ++i) {
-          auto const seen = detail::attention_logits(x, 3 * width, head_width, b, side,
-                                                     shape.causal, length, i, p.data());
-          auto const row = (begin + i) * width + h * head_width;
-          A along = 0;
-          for (extent_t c = 0; c < head_width; ++c)
-            along += static_cast<A>(out.data[row + c]) * static_cast<A>(dout.data[row + c]);
-          for (extent_t j = 0; j < seen; ++j) {
-            auto const e = std::exp(p[at(j)] - lse.data[h * runs.rows + begin + i]);
-            A dp = 0;
-            for (extent_t c = 0; c < head_width; ++c) {
-              auto const dy = static_cast<A>(dout.data[row + c]);
-              dp += dy * static_cast<A>(x[2 * width + j * 3 * width + c]);
-              dx[at((2 * length + j) * head_width + c)] += e * dy;
-            }
-            auto const ds = e * (dp - along);
-            if (!sums.empty())
-              sums[at(i * side + j)] += ds;
-            for (extent_t c = 0; c < head_width; ++c) {
-              dx[at(i * head_width + c)] +=
-                  ds * scale * static_cast<A>(x[width + j * 3 * width + c]);
-              dx[at((length + j) * head_width + c)] +=
-                  ds * scale * static_cast<A>(x[i * 3 * width + c]);
-            }
-          }
-        }
-        for (extent_t part = 0; part < 3; ++part)
-          for (extent_t i = 0; i < length; ++i)
-            for (extent_t c = 0; c < head_width; ++c) {
-              auto& d = dqkv.data[(begin + i) * 3 * width + part * width + h * head_width + c];
-              auto const g = dx[at((part * length + i) * head_width + c)];
-              d = static_cast<T>(how == store::overwrite ? g : static_cast<A>(d) + g);
-            }
-      }
-      for (std::size_t e = 0; e < sums.size(); ++e) {
-        auto& d = dbias.data[h * side * side + static_cast<extent_t>(e)];
-        d = static_cast<T>(bias_how == store::overwrite ? sums[e] : static_cast<A>(d) + sums[e]);
-      }
+  // With dbias an item is one head of a group of segments, summed in order into the group's part:
+  // the groups depend on the shapes alone, so the sum does not depend on the threads.
+  bool const sums = dbias.extent(0) != 0;
+  auto const groups =
+      sums ? std::clamp<extent_t>((32 + heads - 1) / heads, 1, std::max<extent_t>(runs.count, 1))
+           : runs.count;
+  auto const part = [&, all = detail::scratch<A, 1>{sums ? groups * heads * square : 0}.take(0)](
+                        extent_t item) { return all + item * square; };
+  detail::share_out(groups * heads, [&](extent_t item) {
+    auto const group = item / heads, h = item % heads;
+    if (sums)
+      std::fill_n(part(item), square, A{0});
+    for (auto s = runs.count * group / groups; s < runs.count * (group + 1) / groups; ++s) {
+      auto const x = detail::head_of<T>(shape, runs, qkv, bias, s, h);
+      auto const begin = runs.begin(s);
+      auto* const dq = dqkv.data + begin * 3 * width + h * x.width;
+      detail::attend_backward(x, lse.data + h * runs.rows + begin, dout.data + begin * width + h * x.width,
+                              width, dq, dq + width, dq + 2 * width, how, sums ? part(item) : nullptr);
     }
   });
+  if (sums)
+    parallel_for(heads * square, 4096, [&](extent_t first, extent_t last) {
+      for (auto e = first; e < last; ++e) {
+        A sum = bias_how == store::overwrite ? A{0} : static_cast<A>(dbias.data[e]);
+        for (extent_t group = 0; group < groups; ++group) sum += part(group * heads)[e];
+        dbias.data[e] = static_cast<T>(sum);
+      }
+    });
 }
 
 }  // namespace yoke::cpu
