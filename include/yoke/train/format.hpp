@@ -2,6 +2,7 @@
 #pragma once
 #include <yoke/text/utf8.hpp>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -63,6 +64,23 @@ inline std::string duration(double seconds) {
   if (s < 86400)
     return two(s / 3600, "h", s % 3600 / 60, "m");
   return two(s / 86400, "d", s % 86400 / 3600, "h");
+}
+
+/// Code points of well-formed UTF-8.
+inline std::size_t characters(std::string_view text) {
+  return static_cast<std::size_t>(std::count_if(
+      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+}
+
+/// The first `most` code points, with "…" in place of what is cut.
+inline std::string shortened(std::string_view text, std::size_t most) {
+  if (characters(text) <= most)
+    return std::string(text);
+  std::size_t bytes = 0;
+  for (std::size_t seen = 0; bytes < text.size(); ++bytes)
+    if ((static_cast<unsigned char>(text[bytes]) & 0xC0) != 0x80 && ++seen == most)
+      break;
+  return std::string(text.substr(0, bytes)) + "…";
 }
 
 /// Text for HTML and SVG, inside elements and quoted attributes. What is not UTF-8 or is a control

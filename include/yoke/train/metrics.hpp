@@ -31,7 +31,7 @@ namespace yoke::train {
 /// back as NaN.
 struct metric_record {
   std::int64_t step = 0;  // steps done when it was measured: 1 after the first
-  std::vector<std::pair<std::string, double>> values;
+  std::vector<std::pair<std::string, double>> values{};
 
   /// The value of that name, if this record has it.
   std::optional<double> find(std::string_view name) const {
