@@ -130,8 +130,8 @@ void matmul_strided(context<T>& c, matrix<X const> a, matrix<X const> b, matrix<
 }
 
 template <class X>
-matrix<X> as_matrix(view<X, 2> v, transpose t = transpose::no) {
-  return {v.data, v.extent(0), v.extent(1), v.extent(1), t == transpose::yes};
+matrix<X> as_matrix(view<X, 2> v, yoke::transpose t = yoke::transpose::no) {
+  return {v.data, v.extent(0), v.extent(1), v.extent(1), t == yoke::transpose::yes};
 }
 
 }  // namespace detail

@@ -1,0 +1,72 @@
+// The optimiser's passes over the flat blocks of parameters.
+#pragma once
+#include <yoke/core/kernels.hpp>
+#include <yoke/cpu/lines.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <type_traits>
+
+namespace yoke::cpu {
+
+/// The sum of squares in double precision, the same for any number of threads; not finite when an
+/// element is not.
+template <class T>
+double squared_norm(context<T>& c, view<accumulator_t<std::type_identity_t<T>> const, 1> x) {
+  constexpr extent_t block = 1 << 14, strands = 16;
+  auto const blocks = (x.size() + block - 1) / block;
+  auto* const sums = c.template scratch<double>(blocks);
+  parallel_for(blocks, 1, [&](extent_t first, extent_t last) {
+    for (auto b = first; b < last; ++b) {
+      std::array<double, strands> sum{};
+      auto const* const v = x.data + b * block;
+      auto const n = std::min(block, x.size() - b * block);
+      extent_t i = 0;
+      for (; i + strands <= n; i += strands)
+        for (extent_t k = 0; k < strands; ++k) {
+          auto const d = static_cast<double>(v[i + k]);
+          sum[static_cast<std::size_t>(k)] += d * d;
+        }
+      for (; i < n; ++i) sum[0] += static_cast<double>(v[i]) * static_cast<double>(v[i]);
+      sums[b] = 0;
+      for (auto s : sum) sums[b] += s;
+    }
+  });
+  double total = 0;
+  for (extent_t b = 0; b < blocks; ++b) total += sums[b];
+  return total;
+}
+
+/// One step of AdamW as PyTorch takes it, and the gradient zeroed behind the read; `compute`, the
+/// rounded copy of the parameters, is optional.
+template <class T>
+void adam_w_update(context<T>&, adam_w_coefficients w,
+                   view<accumulator_t<std::type_identity_t<T>>, 1> gradient,
+                   view<accumulator_t<std::type_identity_t<T>>, 1> first_moment,
+                   view<accumulator_t<std::type_identity_t<T>>, 1> second_moment,
+                   view<accumulator_t<std::type_identity_t<T>>, 1> master,
+                   view<std::type_identity_t<T>, 1> compute) {
+  using A = accumulator_t<T>;
+  auto const scale = static_cast<A>(w.gradient_scale), shrink = static_cast<A>(1 - w.rate * w.decay),
+             beta1 = static_cast<A>(w.beta1), rest1 = static_cast<A>(1 - w.beta1),
+             beta2 = static_cast<A>(w.beta2), rest2 = static_cast<A>(1 - w.beta2),
+             size = static_cast<A>(w.rate / w.correction1),
+             root = static_cast<A>(1 / std::sqrt(w.correction2)), epsilon = static_cast<A>(w.epsilon);
+  parallel_for(gradient.size(), detail::least_elements, [&](extent_t first, extent_t last) {
+    auto *const g = gradient.data + first, *const m = first_moment.data + first,
+                *const v = second_moment.data + first, *const p = master.data + first;
+    auto* const copy = compute.extent(0) == 0 ? nullptr : compute.data + first;
+    for (extent_t i = 0; i < last - first; ++i) {
+      auto const x = g[i] * scale;
+      auto const a = m[i] = m[i] * beta1 + x * rest1;
+      auto const b = v[i] = v[i] * beta2 + x * x * rest2;
+      p[i] = p[i] * shrink - size * (a / (std::sqrt(b) * root + epsilon));
+      g[i] = 0;
+      if (copy != nullptr)
+        copy[i] = static_cast<T>(p[i]);
+    }
+  });
+}
+
+}  // namespace yoke::cpu
