@@ -36,7 +36,8 @@ def run(dtype, start, gradients, clip):
         optimizer.step()
         for name, leaf in leaves.items():
             after[name].append(leaf.detach().clone())
-    moments = {f"{kind}/{n}": optimizer.state[leaf][kind] for n, leaf in leaves.items() for kind in ("exp_avg", "exp_avg_sq")}
+    moments = {f"{kind}/{n}": optimizer.state[leaf][kind]
+               for n, leaf in leaves.items() for kind in ("exp_avg", "exp_avg_sq")}
     return {n: torch.stack(t) for n, t in after.items()}, norms, moments
 
 
@@ -53,7 +54,8 @@ def main(name, clip):
     print(f"  f32 against float64: {worst:.1e}")
     tensors = {"input/rate": torch.tensor([rate(s) for s in range(STEPS)])}
     for n in start:
-        tensors |= {f"input/{n}": start[n], f"input/gradient/{n}": gradients[n], f"after/{n}": after[n], f"exact/{n}": exact[n]}
+        tensors |= {f"input/{n}": start[n], f"input/gradient/{n}": gradients[n],
+                    f"after/{n}": after[n], f"exact/{n}": exact[n]}
     tensors |= {f"last/{k}": v for k, v in moments.items()}
     if clip:
         tensors["output/norm"] = torch.stack(norms)
