@@ -61,7 +61,7 @@ TEST_CASE("templates need exactly one place for the name") {
 
 TEST_CASE("a file that is not there") {
   CHECK_THROWS_MATCHES(eval::read_templates("/nonexistent/x.txt"), io::error,
-                       MessageMatches(ContainsSubstring("/nonexistent/x.txt: cannot be opened")));
+                       MessageMatches(ContainsSubstring("/nonexistent/x.txt: cannot open")));
 }
 
 TEST_CASE("prompts put the templates of a class side by side") {

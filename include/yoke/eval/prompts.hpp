@@ -3,11 +3,12 @@
 #pragma once
 #include <yoke/core/errors.hpp>
 #include <yoke/core/expects.hpp>
+#include <yoke/io/file.hpp>
 #include <yoke/text/utf8.hpp>
 
 #include <cstddef>
-#include <fstream>
 #include <span>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -34,9 +35,7 @@ inline std::string_view trimmed(std::string_view line) {
 /// and an empty file, are io::errors; `rule(line)` returns what else is wrong with one, or "".
 template <class Rule>
 std::vector<std::string> read_lines(std::string const& path, Rule rule) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file)
-    throw io::error(path, "", "cannot be opened");
+  std::istringstream file(io::read_file(path));
   std::vector<std::string> lines;
   std::unordered_map<std::string, std::size_t> seen;
   for (std::string line; std::getline(file, line);) {
@@ -56,8 +55,6 @@ std::vector<std::string> read_lines(std::string const& path, Rule rule) {
       refuse("repeats line " + std::to_string(first->second) + ", \"" + std::string(text) + "\"");
     lines.emplace_back(text);
   }
-  if (file.bad())
-    throw io::error(path, "", "cannot be read");
   if (lines.empty())
     throw io::error(path, "", "is empty");
   return lines;

@@ -3,18 +3,17 @@
 #pragma once
 #include <yoke/core/errors.hpp>
 #include <yoke/core/expects.hpp>
+#include <yoke/io/file.hpp>
+#include <yoke/io/json_reader.hpp>
 #include <yoke/train/format.hpp>
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -22,6 +21,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace yoke::train {
@@ -49,82 +49,30 @@ inline bool is_metric_name(std::string_view name) {
   return !name.empty() && name.find_first_not_of(legal) == std::string_view::npos;
 }
 
-/// Reads one line of metrics.jsonl: a flat object of numbers and nulls.
-class metric_line {
- public:
-  explicit metric_line(std::string_view text) : rest_{text} {}
-
-  /// Nothing when the line is anything else, or has no whole number called "step".
-  std::optional<metric_record> parse() {
-    metric_record record;
-    bool has_step = false;
-    if (!take('{'))
-      return {};
-    do {
-      auto const name = take_name();
-      if (!name || !take(':'))
-        return {};
-      if (*name == "step") {
-        auto const step = take_number<std::int64_t>();
-        if (!step || has_step)
-          return {};
-        record.step = *step;
-        has_step = true;
-      } else if (auto const value = take_value()) {
-        record.values.emplace_back(*name, *value);
-      } else {
-        return {};
-      }
-    } while (take(','));
-    if (!take('}') || !has_step)
-      return {};
-    skip_space();
-    return rest_.empty() ? std::optional{std::move(record)} : std::nullopt;
-  }
-
- private:
-  void skip_space() {
-    while (!rest_.empty() && (rest_[0] == ' ' || rest_[0] == '\t' || rest_[0] == '\r'))
-      rest_.remove_prefix(1);
-  }
-  bool take(char c) {
-    skip_space();
-    if (!rest_.starts_with(c))
-      return false;
-    rest_.remove_prefix(1);
-    return true;
-  }
-  std::optional<std::string> take_name() {
-    if (!take('"'))
-      return {};
-    auto const name = rest_.substr(0, rest_.find('"'));
-    if (name.size() == rest_.size() || !is_metric_name(name))
-      return {};
-    rest_.remove_prefix(name.size() + 1);
-    return std::string(name);
-  }
-  template <class Number>
-  std::optional<Number> take_number() {
-    skip_space();
-    Number value{};
-    auto const [end, failure] = std::from_chars(rest_.data(), rest_.data() + rest_.size(), value);
-    if (failure != std::errc{})
-      return {};
-    rest_.remove_prefix(static_cast<std::size_t>(end - rest_.data()));
-    return value;
-  }
-  std::optional<double> take_value() {
-    skip_space();
-    if (rest_.starts_with("null")) {
-      rest_.remove_prefix(4);
-      return std::numeric_limits<double>::quiet_NaN();
+/// One line of a metrics.jsonl. Members that are neither numbers nor null are passed over.
+inline metric_record parse_metrics(std::string_view line) {
+  io::json_reader reader{line, ""};
+  metric_record record;
+  bool has_step = false;
+  reader.object([&](std::string const& name) {
+    auto const kind = reader.peek();
+    if (kind == io::json_kind::null) {
+      reader.null();
+      record.values.emplace_back(name, std::numeric_limits<double>::quiet_NaN());
+    } else if (kind != io::json_kind::number) {
+      reader.ignore();
+    } else if (auto const number = reader.number(); name != "step") {
+      record.values.emplace_back(name, std::visit([](auto n) { return static_cast<double>(n); }, number));
+    } else if (auto const* step = std::get_if<std::int64_t>(&number)) {
+      record.step = *step;
+      has_step = true;
     }
-    auto const value = take_number<double>();
-    return value && std::isfinite(*value) ? value : std::nullopt;
-  }
-
-  std::string_view rest_;
-};
+  });
+  reader.end();
+  if (!has_step)
+    reader.fail("the step, a whole number, is missing");
+  return record;
+}
 
 struct metric_file {
   std::vector<metric_record> records;
@@ -133,24 +81,21 @@ struct metric_file {
 
 /// The records up to `last_step`. A last line without its end is what a crash leaves: left out.
 inline metric_file scan_metrics(std::string const& path, std::int64_t last_step) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file)
-    throw io::error(path, "", "cannot be opened");
-  std::string const text{std::istreambuf_iterator<char>(file), {}};
-  if (file.bad())
-    throw io::error(path, "", "cannot be read");
+  auto const text = io::read_file(path);
   metric_file found;
   for (std::size_t number = 1; found.bytes < text.size(); ++number) {
     auto const end = text.find('\n', found.bytes);
     if (end == std::string::npos)
       break;
-    auto record = metric_line(std::string_view(text).substr(found.bytes, end - found.bytes)).parse();
-    if (!record)
-      throw io::error(path, "line " + std::to_string(number),
-                      "is not a JSON object of numbers with a whole \"step\"");
-    if (record->step > last_step)
+    metric_record record;
+    try {
+      record = parse_metrics(std::string_view(text).substr(found.bytes, end - found.bytes));
+    } catch (io::error const& wrong) {
+      throw io::error(path, "line " + std::to_string(number), std::string("not a record: ") + wrong.what());
+    }
+    if (record.step > last_step)
       break;
-    found.records.push_back(std::move(*record));
+    found.records.push_back(std::move(record));
     found.bytes = end + 1;
   }
   return found;
@@ -163,7 +108,7 @@ inline std::string to_json(metric_record const& record) {
   auto line = "{\"step\": " + std::to_string(record.step);
   for (auto const& [name, value] : record.values) {
     expects(detail::is_metric_name(name) && name != "step",
-            "metric_record: names of letters, digits and \"_-./\", not \"step\"");
+            "metric_record: names of letters, digits, _ - . and /, none of them step");
     line += ", \"" + name + "\": " + (std::isfinite(value) ? shortest(value) : "null");
   }
   return line + "}";
@@ -229,7 +174,7 @@ struct progress {
 /// run stand under each other.
 inline std::string progress_line(progress const& now) {
   auto const total = std::to_string(now.steps);
-  auto pad = [](std::string text, std::size_t width) {
+  auto pad = [](std::string const& text, std::size_t width) {
     return std::string(width - std::min(width, text.size()), ' ') + text;
   };
   auto const share = now.steps > 0 ? 100 * now.step / now.steps : 0;

@@ -1,8 +1,8 @@
 // report.html: one page that shows what a run learned. It needs no other file, no network and no script, and suits
 // a phone, a screen in the dark, and paper.
 #pragma once
-#include <yoke/core/errors.hpp>
 #include <yoke/core/expects.hpp>
+#include <yoke/io/file.hpp>
 #include <yoke/train/format.hpp>
 #include <yoke/train/metrics.hpp>
 #include <yoke/train/svg_plot.hpp>
@@ -11,14 +11,11 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <limits>
 #include <numeric>
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -149,36 +146,36 @@ inline std::string image_tag(std::span<std::uint8_t const> png, std::string_view
                                     [](char a, std::uint8_t b) { return static_cast<std::uint8_t>(a) == b; }),
       "report: images encoded as PNG");
   auto const width = png[16] << 24 | png[17] << 16 | png[18] << 8 | png[19];
-  return std::string(width <= 64 ? "<img class=\"small\"" : "<img") + " alt=\"" + escape(alternative) +
-         "\" src=\"data:image/png;base64," + base64(png) + "\">";
+  return std::string(width <= 64 ? "<img class='small'" : "<img") + " alt='" + escape(alternative) +
+         "' src='data:image/png;base64," + base64(png) + "'>";
 }
 
 inline std::string section(std::string_view heading, std::string_view explanation) {
-  return "<h2>" + escape(heading) + "</h2><p class=\"quiet\">" + escape(explanation) + "</p>";
+  return "<h2>" + escape(heading) + "</h2><p class='quiet'>" + escape(explanation) + "</p>";
 }
 
 inline std::string plot_card(std::string_view heading, std::string const& svg) {
-  return "<div class=\"card\"><h3>" + escape(heading) + "</h3>" + svg + "</div>";
+  return "<div class='card'><h3>" + escape(heading) + "</h3>" + svg + "</div>";
 }
 
 inline std::string example_card(retrieval_example const& example) {
-  auto html = "<div class=\"card query\"><h3>“" + escape(example.caption) + "”</h3>";
+  auto html = "<div class='card query'><h3>“" + escape(example.caption) + "”</h3>";
   bool const hit =
       std::any_of(example.found.begin(), example.found.end(), [](auto const& image) { return image.right; });
-  html += "<p class=\"note\">" +
+  html += "<p class='note'>" +
           (example.rank > 0
                ? "its own image came " + (example.rank == 1 ? "first" : "at place " + grouped(example.rank))
            : hit ? std::string("its own image is among these")
                  : std::string("its own image is not among these")) +
-          "</p><div class=\"found\">";
+          "</p><div class='found'>";
   for (auto const& image : example.found) {
-    html += image.right ? "<figure class=\"right\">" : "<figure>";
+    html += image.right ? "<figure class='right'>" : "<figure>";
     html += image_tag(image.png, image.right ? "the right image" : "another image") + "<figcaption>" +
             (image.right ? "<b>✓ right</b> " : "") + escape(image.note) + "</figcaption></figure>";
   }
   html += "</div>";
   if (!hit && !example.own_png.empty())
-    html += "<div class=\"own\"><figure class=\"right\">" + image_tag(example.own_png, "the right image") +
+    html += "<div class='own'><figure class='right'>" + image_tag(example.own_png, "the right image") +
             "</figure><p>the image that was wanted</p></div>";
   return html + "</div>";
 }
@@ -212,10 +209,9 @@ inline std::string confusion_card(report const& run) {
       "A row is a true class. The deeper a cell, the larger the share of that class's images that were "
       "taken for the column's; the numbers are percent. Blue is right, orange is wrong.");
   if (n > most)
-    html += "<p class=\"quiet\">The " + std::to_string(most) + " of " +
-            grouped(static_cast<std::int64_t>(n)) +
+    html += "<p class='quiet'>The " + std::to_string(most) + " of " + grouped(static_cast<std::int64_t>(n)) +
             " classes with the most mistakes; each row is a share of the images within these.</p>";
-  return html + "<div class=\"card scroll\">" + heat_map(names, counts) + "</div>";
+  return html + "<div class='card scroll'>" + heat_map(names, counts) + "</div>";
 }
 
 }  // namespace detail
@@ -226,21 +222,21 @@ inline std::string to_html(report const& run) {
   expects(run.confusion.size() == run.classes.size() * run.classes.size(),
           "report: a confusion of classes × classes");
   auto html =
-      "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
-      "content=\"width=device-width, initial-scale=1\"><title>" +
+      "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><meta name='viewport' "
+      "content='width=device-width, initial-scale=1'><title>" +
       escape(run.title) + "</title><style>" + std::string(report_style) +
       "</style></head>\n<body><main><h1>" + escape(run.title) + "</h1>";
   if (!run.summary.empty())
-    html += "<p class=\"quiet\">" + escape(run.summary) + "</p>";
+    html += "<p class='quiet'>" + escape(run.summary) + "</p>";
   if (!run.headlines.empty()) {
-    html += "\n<div class=\"figures\">";
+    html += "\n<div class='figures'>";
     for (auto const& [value, label, note] : run.headlines)
-      html += "<div class=\"card\"><b>" + escape(value) + "</b>" + escape(label) + "<div class=\"note\">" +
+      html += "<div class='card'><b>" + escape(value) + "</b>" + escape(label) + "<div class='note'>" +
               escape(note) + "</div></div>";
     html += "</div>";
   }
 
-  html += "\n<h2>How it learned</h2><div class=\"plots\">";
+  html += "\n<h2>How it learned</h2><div class='plots'>";
   html += plot_card("Loss", line_plot(run.loss, {.description = "loss over steps", .smoothed = true}));
   if (!run.zero_shot.x.empty())
     html += plot_card("Zero-shot accuracy",
@@ -263,7 +259,7 @@ inline std::string to_html(report const& run) {
   if (!run.classes.empty())
     html += "\n" + confusion_card(run);
   if (!run.facts.empty()) {
-    html += "\n<h2>The run</h2><dl class=\"card facts\">";
+    html += "\n<h2>The run</h2><dl class='card facts'>";
     for (auto const& [name, value] : run.facts)
       html += "<div><dt>" + escape(name) + "</dt><dd>" + escape(value) + "</dd></div>";
     html += "</dl>";
@@ -273,20 +269,9 @@ inline std::string to_html(report const& run) {
   return html + "</main></body></html>\n";
 }
 
-/// Writes the page under a temporary name and renames it: a full disk leaves the old page as it was.
+/// Writes the page; a full disk leaves the one that is there as it was.
 inline void write_html(report const& run, std::string const& path) {
-  auto const partial = path + ".partial";
-  std::error_code failure;
-  std::ofstream file(partial, std::ios::binary);
-  file << to_html(run) << std::flush;
-  file.close();
-  if (file)
-    std::filesystem::rename(partial, path, failure);
-  if (!file || failure) {
-    std::error_code ignored;
-    std::filesystem::remove(partial, ignored);
-    throw io::error(path, "", failure ? "cannot be written: " + failure.message() : "cannot be written");
-  }
+  io::write_file_atomically(path, to_html(run));
 }
 
 }  // namespace yoke::train

@@ -79,9 +79,9 @@ inline std::vector<std::string> tick_labels(ticks const& t, int& exponent) {
 
 /// "×10⁻⁴".
 inline std::string power_of_ten(int exponent) {
-  constexpr std::string_view digits[] = {"⁰", "¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸", "⁹"};
+  constexpr std::array<std::string_view, 10> digits{"⁰", "¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸", "⁹"};
   std::string text = exponent < 0 ? "×10⁻" : "×10";
-  for (char c : std::to_string(std::abs(exponent))) text += digits[c - '0'];
+  for (char c : std::to_string(std::abs(exponent))) text += digits[static_cast<std::size_t>(c - '0')];
   return text;
 }
 
@@ -101,7 +101,7 @@ inline std::string path(std::vector<pixel> const& pixels, std::string_view style
     if (starts && !drawn(i + 1))
       line += "h0";  // drawn as a dot, because line caps are round
   }
-  return "<path class=\"" + std::string(style) + "\" d=\"" + line + "\"/>";
+  return "<path class='" + std::string(style) + "' d='" + line + "'/>";
 }
 
 /// At most four points for each of `columns` pixels: first, lowest, highest, last, so that no spike is lost.
@@ -139,19 +139,19 @@ inline std::vector<double> running_mean(std::vector<double> const& y) {
 }
 
 inline std::string svg_text(double x, double y, std::string_view style, std::string_view text) {
-  return "<text class=\"" + std::string(style) + "\" x=\"" + fixed(x, 1) + "\" y=\"" + fixed(y, 1) + "\">" +
+  return "<text class='" + std::string(style) + "' x='" + fixed(x, 1) + "' y='" + fixed(y, 1) + "'>" +
          escape(text) + "</text>";
 }
 
 inline std::string svg_line(pixel from, pixel to, std::string_view style) {
-  return "<line class=\"" + std::string(style) + "\" x1=\"" + fixed(from.x, 1) + "\" y1=\"" +
-         fixed(from.y, 1) + "\" x2=\"" + fixed(to.x, 1) + "\" y2=\"" + fixed(to.y, 1) + "\"/>";
+  return "<line class='" + std::string(style) + "' x1='" + fixed(from.x, 1) + "' y1='" + fixed(from.y, 1) +
+         "' x2='" + fixed(to.x, 1) + "' y2='" + fixed(to.y, 1) + "'/>";
 }
 
 inline std::string svg_open(double width, double height, std::string_view style,
                             std::string_view description) {
-  return "<svg class=\"" + std::string(style) + "\" viewBox=\"0 0 " + fixed(width, 0) + " " +
-         fixed(height, 0) + "\" role=\"img\" aria-label=\"" + escape(description) + "\">";
+  return "<svg class='" + std::string(style) + "' viewBox='0 0 " + fixed(width, 0) + " " + fixed(height, 0) +
+         "' role='img' aria-label='" + escape(description) + "'>";
 }
 
 }  // namespace detail
@@ -162,8 +162,8 @@ inline std::string line_plot(curve const& points, line_plot_options const& optio
   expects(points.x.size() == points.y.size(), "line_plot: as many x as y");
   constexpr double width = 360, height = 230, left = 46, right = 350, bottom = 190;
 
-  double low[] = {HUGE_VAL, HUGE_VAL}, high[] = {-HUGE_VAL, -HUGE_VAL};
-  auto include = [&](int axis, double value) {
+  std::array<double, 2> low{HUGE_VAL, HUGE_VAL}, high{-HUGE_VAL, -HUGE_VAL};  // x, y
+  auto include = [&](std::size_t axis, double value) {
     low[axis] = std::min(low[axis], value);
     high[axis] = std::max(high[axis], value);
   };
@@ -231,7 +231,7 @@ inline std::string line_plot(curve const& points, line_plot_options const& optio
   if (drawn.y.size() <= 40)
     for (auto const& p : to_pixels(drawn.y))
       if (std::isfinite(p.y))
-        svg += "<circle class=\"dot\" cx=\"" + fixed(p.x, 1) + "\" cy=\"" + fixed(p.y, 1) + "\" r=\"3\"/>";
+        svg += "<circle class='dot' cx='" + fixed(p.x, 1) + "' cy='" + fixed(p.y, 1) + "' r='3'/>";
   return svg + "</svg>";
 }
 
@@ -252,16 +252,16 @@ inline std::string heat_map(std::span<std::string const> names, std::span<std::i
   // Column names lean to the right of their column, the last one the furthest.
   double const width = left + side + longest * 0.72 + 8, height = top + side + 8;
   auto svg = svg_open(width, height, "heat", "confusion of true and predicted classes");
-  svg.insert(
-      4, " style=\"max-width:" + fixed(width * 1.1, 0) + "px;min-width:" + fixed(width * 0.6, 0) + "px\"");
+  svg.insert(4,
+             " style='max-width:" + fixed(width * 1.1, 0) + "px;min-width:" + fixed(width * 0.6, 0) + "px'");
   svg += svg_text(left + side / 2, 14, "muted middle", "predicted");
-  svg += "<text class=\"muted middle\" transform=\"translate(14 " + fixed(top + side / 2, 1) +
-         ") rotate(-90)\">true</text>";
+  svg += "<text class='muted middle' transform='translate(14 " + fixed(top + side / 2, 1) +
+         ") rotate(-90)'>true</text>";
   for (std::size_t row = 0; row < n; ++row) {
     auto const along = (static_cast<double>(row) + .5) * cell;
     svg += svg_text(left - 8, top + along + 4, "end", labels[row]);
-    svg += "<text transform=\"translate(" + fixed(left + along + 3, 1) + " " + fixed(top - 8, 1) +
-           ") rotate(-45)\">" + escape(labels[row]) + "</text>";
+    svg += "<text transform='translate(" + fixed(left + along + 3, 1) + " " + fixed(top - 8, 1) +
+           ") rotate(-45)'>" + escape(labels[row]) + "</text>";
     double total = 0;
     for (std::size_t c = 0; c < n; ++c) total += static_cast<double>(counts[row * n + c]);
     for (std::size_t c = 0; c < n; ++c) {
@@ -269,12 +269,12 @@ inline std::string heat_map(std::span<std::string const> names, std::span<std::i
       auto const share = total > 0 ? static_cast<double>(count) / total : 0;
       auto const x = left + static_cast<double>(c) * cell, y = top + static_cast<double>(row) * cell;
       svg += "<g><title>" + escape(names[row] + " taken for " + names[c]) + ": " + grouped(count) + " of " +
-             grouped(std::llround(total)) + "</title><rect class=\"ground\" x=\"" + fixed(x, 1) + "\" y=\"" +
-             fixed(y, 1) + "\" width=\"" + fixed(cell - 2, 1) + "\" height=\"" + fixed(cell - 2, 1) + "\"/>";
+             grouped(std::llround(total)) + "</title><rect class='ground' x='" + fixed(x, 1) + "' y='" +
+             fixed(y, 1) + "' width='" + fixed(cell - 2, 1) + "' height='" + fixed(cell - 2, 1) + "'/>";
       if (count > 0)
-        svg += "<rect class=\"" + std::string(row == c ? "right" : "wrong") + "\" fill-opacity=\"" +
-               fixed(.08 + .92 * share, 3) + "\" x=\"" + fixed(x, 1) + "\" y=\"" + fixed(y, 1) +
-               "\" width=\"" + fixed(cell - 2, 1) + "\" height=\"" + fixed(cell - 2, 1) + "\"/>";
+        svg += "<rect class='" + std::string(row == c ? "right" : "wrong") + "' fill-opacity='" +
+               fixed(.08 + .92 * share, 3) + "' x='" + fixed(x, 1) + "' y='" + fixed(y, 1) + "' width='" +
+               fixed(cell - 2, 1) + "' height='" + fixed(cell - 2, 1) + "'/>";
       if (cell >= 28 && share >= .005)
         svg += svg_text(x + cell / 2 - 1, y + cell / 2 + 3, share > .5 ? "cell deep" : "cell",
                         fixed(100 * share, 0));
