@@ -28,7 +28,8 @@ class sentence_piece {
     extent_t context_length = 77;  // tokens of a caption, start and end included
   };
 
-  /// Reads a `.model` file. io::error names the file and what is wrong with it.
+  /// Reads a `.model` file. io::error names the file and what is wrong with it. The library checks the structure of
+  /// a model but not its every byte: read files that you trust.
   static sentence_piece load(std::string const& path, options wanted) {
     std::ifstream file(path, std::ios::binary);
     if (!file)
