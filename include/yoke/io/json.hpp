@@ -75,7 +75,8 @@ class json {
     elements_.push_back(std::move(element));
   }
 
-  /// As text. `indent` spaces a level, or one line. What is not finite is written as null.
+  /// As text: `indent` spaces a level, or all on one line; arrays of numbers and the like are on one line
+  /// always. What is not finite is written as null.
   std::string dump(int indent = -1) const {
     std::string text;
     append_to(text, indent, 0);
@@ -227,6 +228,11 @@ inline void json::append_to(std::string& text, int indent, int level) const {
       break;
   }
   auto const is_object = kind_ == json_kind::object;
+  auto const is_flat = [](json const& e) {
+    return e.kind_ != json_kind::array && e.kind_ != json_kind::object;
+  };
+  if (!is_object && std::all_of(elements_.begin(), elements_.end(), is_flat))
+    indent = -1;
   text += is_object ? '{' : '[';
   for (std::size_t i = 0; i < elements_.size(); ++i) {
     text += i == 0 ? "" : indent >= 0 ? "," : ", ";

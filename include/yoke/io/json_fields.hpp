@@ -35,13 +35,20 @@ class json_fields {
       throw error(file_, place_, "must be an object, {...}");
   }
 
+  /// The key's value, or null when it is missing or null.
+  json const* find(std::string_view key) {
+    asked_.emplace_back(key);
+    auto const* value = object_->find(key);
+    return value == nullptr || value->kind() == json_kind::null ? nullptr : value;
+  }
+
   /// True when the key is there and not null.
-  bool has(std::string_view key) { return look_up(key) != nullptr; }
+  bool has(std::string_view key) { return find(key) != nullptr; }
 
   /// The key's value, which must be there. The types are those of json::as.
   template <class T>
   T required(std::string_view key) {
-    auto const* value = look_up(key);
+    auto const* value = find(key);
     if (value == nullptr)
       fail(key, "is missing");
     return converted<T>(key, *value);
@@ -50,7 +57,7 @@ class json_fields {
   /// The key's value, or `fallback` when it is missing or null.
   template <class T>
   T optional(std::string_view key, T fallback) {
-    auto const* value = look_up(key);
+    auto const* value = find(key);
     return value == nullptr ? std::move(fallback) : converted<T>(key, *value);
   }
 
@@ -66,14 +73,14 @@ class json_fields {
 
   /// The object that a key holds, which must be there.
   json_fields object(std::string_view key) {
-    auto const* value = look_up(key);
+    auto const* value = find(key);
     if (value == nullptr)
       fail(key, "is missing");
     return {*value, file_, path_to(key)};
   }
 
   /// Marks a key as known, whatever it holds.
-  void ignore(std::string_view key) { look_up(key); }
+  void ignore(std::string_view key) { find(key); }
 
   /// Throws when there is a key that no other function was asked about.
   void expect_no_others() const {
@@ -90,12 +97,6 @@ class json_fields {
   std::string const& file() const { return file_; }
 
  private:
-  json const* look_up(std::string_view key) {
-    asked_.emplace_back(key);
-    auto const* value = object_->find(key);
-    return value == nullptr || value->kind() == json_kind::null ? nullptr : value;
-  }
-
   template <class T>
   T converted(std::string_view key, json const& value) const {
     auto result = value.as<T>();
