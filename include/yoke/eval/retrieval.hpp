@@ -49,10 +49,11 @@ inline retrieval_direction summarize(std::vector<extent_t> ahead) {
   return result;
 }
 
-/// Calls body(image, text, score) for all pairs, tile by tile.
+/// Calls body(image, first_text, scores) for runs of up to 32 consecutive texts, until every pair had its turn; of one
+/// text, images come in ascending order.
 template <class Body>
-void for_each_pair(float const* images, extent_t image_count, float const* texts, extent_t text_count,
-                   extent_t width, Body body) {
+void for_each_run(float const* images, extent_t image_count, float const* texts, extent_t text_count,
+                  extent_t width, Body body) {
   packed_rows columns{width};
   for (extent_t t = 0; t < text_count; t += tile_columns) {
     auto const across = std::min(tile_columns, text_count - t);
@@ -62,8 +63,9 @@ void for_each_pair(float const* images, extent_t image_count, float const* texts
       tile scores;
       similarities(four_rows(images, i, image_count, width), columns.tile_at(0), width, scores);
       for (extent_t r = 0; r < std::min(tile_rows, image_count - i); ++r)
-        for (extent_t c = 0; c < across; ++c)
-          body(i + r, t + c, scores[static_cast<std::size_t>(r)][static_cast<std::size_t>(c)]);
+        body(i + r, t,
+             std::span<float const>(scores[static_cast<std::size_t>(r)].data(),
+                                    static_cast<std::size_t>(across)));
     }
   }
 }
@@ -118,18 +120,30 @@ inline retrieval_result retrieval(view<float const, 2> images, view<float const,
     }
   }
 
-  // How many wrong answers come before the right one.
-  std::vector<extent_t> before_text(at(n), 0), before_image(at(m), 0);
-  detail::for_each_pair(
-      image_rows.data(), n, text_rows.data(), m, width, [&](extent_t i, extent_t t, float score) {
-        if (image_of_text[at(t)] == i)
-          return;
-        before_image[at(t)] +=
-            score > right_score[at(t)] || (score == right_score[at(t)] && i < image_of_text[at(t)]);
-        before_text[at(i)] +=
-            score > best_score[at(i)] || (score == best_score[at(i)] && t < best_text[at(i)]);
-      });
-  return {detail::summarize(std::move(before_text)), detail::summarize(std::move(before_image)), n, m};
+  // How many wrong answers come before the right one. Plain arrays and no branches: this runs for every pair.
+  std::vector<extent_t> before_text(at(n), 0);
+  std::vector<std::int32_t> before_image(at(m), 0);
+  auto count = [&](extent_t i, extent_t first, std::span<float const> scores) {
+    auto const* owner = image_of_text.data() + first;
+    auto const* right = right_score.data() + first;
+    auto* before = before_image.data() + first;
+    auto const image = static_cast<std::int32_t>(i);
+    // Texts before the image's best one win a tie with it.
+    auto const best = best_score[at(i)];
+    auto const winners =
+        static_cast<std::int32_t>(std::clamp<extent_t>(best_text[at(i)] - first, 0, detail::tile_columns));
+    std::int32_t ahead = 0;
+    for (std::int32_t c = 0; c < static_cast<std::int32_t>(scores.size()); ++c) {
+      auto const score = scores[at(c)];
+      int const wrong = owner[c] != image;
+      before[c] += wrong & (int{score > right[c]} | (int{score == right[c]} & int{image < owner[c]}));
+      ahead += wrong & (int{score > best} | (int{score == best} & int{c < winners}));
+    }
+    before_text[at(i)] += ahead;
+  };
+  detail::for_each_run(image_rows.data(), n, text_rows.data(), m, width, count);
+  return {detail::summarize(std::move(before_text)),
+          detail::summarize({before_image.begin(), before_image.end()}), n, m};
 }
 
 /// The same for pairs: caption t belongs to image t.
@@ -151,17 +165,19 @@ inline std::vector<std::int32_t> nearest(view<float const, 2> images, view<float
   // Candidates of each text, best first; rows come in ascending order, so an equal goes behind.
   std::vector<std::int32_t> result(static_cast<std::size_t>(m * k), -1);
   std::vector<float> kept(static_cast<std::size_t>(m * k), -std::numeric_limits<float>::infinity());
-  detail::for_each_pair(image_rows.data(), n, text_rows.data(), m, width,
-                        [&](extent_t i, extent_t t, float score) {
-                          auto* scores = kept.data() + t * k;
-                          auto* rows = result.data() + t * k;
-                          if (!(score > scores[k - 1]))
-                            return;
-                          auto at = k - 1;
-                          for (; at > 0 && score > scores[at - 1]; --at)
-                            scores[at] = scores[at - 1], rows[at] = rows[at - 1];
-                          scores[at] = score, rows[at] = static_cast<std::int32_t>(i);
-                        });
+  auto keep = [&](extent_t i, extent_t first, std::span<float const> found) {
+    for (std::size_t c = 0; c < found.size(); ++c) {
+      auto* scores = kept.data() + (first + static_cast<extent_t>(c)) * k;
+      if (!(found[c] > scores[k - 1]))
+        continue;
+      auto* rows = result.data() + (first + static_cast<extent_t>(c)) * k;
+      auto place = k - 1;
+      for (; place > 0 && found[c] > scores[place - 1]; --place)
+        scores[place] = scores[place - 1], rows[place] = rows[place - 1];
+      scores[place] = found[c], rows[place] = static_cast<std::int32_t>(i);
+    }
+  };
+  detail::for_each_run(image_rows.data(), n, text_rows.data(), m, width, keep);
   return result;
 }
 
