@@ -3,13 +3,12 @@
 #pragma once
 #include <yoke/core/expects.hpp>
 #include <yoke/cpu/device.hpp>
+#include <yoke/cpu/lanes.hpp>
 #include <yoke/cpu/parallel.hpp>
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
-#include <cstdint>
 #include <limits>
 #include <type_traits>
 
@@ -23,88 +22,118 @@ namespace detail {
 inline constexpr extent_t logit_columns = 256;
 inline constexpr extent_t logit_rows = 32;
 
-/// One row of a block.
+/// The first elements at x, up to a vector of them, times `scale`; those beyond `left` are lowest,
+/// so that they are no maximum and their exponential is 0.
 template <class A>
-using logit_line = std::array<A, static_cast<std::size_t>(logit_columns)>;
-
-template <class A>
-using ordered_t = std::conditional_t<sizeof(A) == 4, std::int32_t, std::int64_t>;
-
-/// Integers in the order of floating-point numbers: compilers vectorise their maximum always, that
-/// of floating-point numbers only when told that there are no NaN.
-template <class A>
-ordered_t<A> ordered(A value) {
-  auto const bits = std::bit_cast<ordered_t<A>>(value);
-  return bits ^ ((bits >> (8 * sizeof(A) - 1)) & std::numeric_limits<ordered_t<A>>::max());
-}
-template <class A>
-A from_ordered(ordered_t<A> o) {
-  return std::bit_cast<A>(o ^ ((o >> (8 * sizeof(A) - 1)) & std::numeric_limits<ordered_t<A>>::max()));
+lanes_t<A> load_logits(A const* x, extent_t left, A scale) {
+  if (left >= lanes<A>::count) [[likely]]
+    return load(x) * scale;
+  auto v = broadcast(std::numeric_limits<A>::lowest());
+  for (int k = 0; k < left; ++k) v[k] = x[k] * scale;
+  return v;
 }
 
-inline double logit_exp(double x) {
-  return std::exp(x);
-}
-inline float logit_exp(float x) {
-  auto const low = std::bit_cast<std::uint32_t>(-87.0f);
-  x = std::bit_cast<float>(std::min(std::bit_cast<std::uint32_t>(x), low));
-  auto const n = static_cast<std::int32_t>(x * 1.44269504f + 1024.5f) - 1024;
-  auto const f = static_cast<float>(n);
-  auto const r = (x - f * 0.693359375f) + f * 2.12194440e-4f;
-  auto p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  return (p * r * r + r + 1) * std::bit_cast<float>((n + 127) << 23);
-}
-
-/// The sum of a line in 16 strands, which vectorises without leave to reorder.
 template <class A>
-A sum_of(A const* x, extent_t n) {
-  constexpr extent_t strands = 16;
-  std::array<A, static_cast<std::size_t>(strands)> sums{};
-  extent_t i = 0;
-  for (; i + strands <= n; i += strands)
-    for (extent_t k = 0; k < strands; ++k) sums[static_cast<std::size_t>(k)] += x[i + k];
+A largest(lanes_t<A> v) {
+  auto most = v[0];
+  for (int k = 1; k < lanes<A>::count; ++k) most = std::max<A>(most, v[k]);
+  return most;
+}
+template <class A>
+A sum_of(lanes_t<A> v) {
   A sum = 0;
-  for (; i < n; ++i) sum += x[i];
-  for (auto s : sums) sum += s;
+  for (int k = 0; k < lanes<A>::count; ++k) sum += v[k];
   return sum;
 }
 
-/// `rows` lines of `n` logits: partial maximum and sum of each row, column sums and maxima merged.
+template <class A>
+A exponential_of(A x) {
+  return exponential(broadcast(x))[0];
+}
+
+/// Adds a sum of exponentials relative to `other` to one relative to `maximum`.
+template <class A>
+void merge_sums(A& maximum, A& sum, A other, A other_sum) {
+  auto const top = std::max(maximum, other);
+  sum = sum * exponential_of(maximum - top) + other_sum * exponential_of(other - top);
+  maximum = top;
+}
+
+/// Maxima and sums of up to 256 columns, padded to whole vectors.
+template <class A>
+struct column_statistics {
+  std::array<A, logit_columns> maximum, sum;
+
+  column_statistics(A const* m, A const* s, extent_t n) {
+    maximum.fill(std::numeric_limits<A>::lowest());
+    sum.fill(A{0});
+    std::copy_n(m, n, maximum.begin());
+    std::copy_n(s, n, sum.begin());
+  }
+};
+
+/// Up to 32 rows of up to 256 columns: maximum and sum of each row within them; columns are merged.
 template <class A>
 void block_statistics(A const* tile, extent_t stride, extent_t rows, extent_t n, A scale, A* row_maximum,
-                      A* row_sum, A* column_maximum, A* column_sum) {
-  logit_line<ordered_t<A>> most;
-  logit_line<A> line;
-  for (extent_t j = 0; j < n; ++j) most[static_cast<std::size_t>(j)] = ordered(column_maximum[j]);
+                      A* row_sum, column_statistics<A>& column) {
+  constexpr extent_t step = lanes<A>::count;
+  auto* const maximum = column.maximum.data();
+  auto* const sum = column.sum.data();
+  auto const before = column.maximum;
   for (extent_t i = 0; i < rows; ++i) {
     auto const* const x = tile + i * stride;
-    auto* const m = most.data();
-    auto row = std::numeric_limits<ordered_t<A>>::min();
-    for (extent_t j = 0; j < n; ++j) {
-      auto const o = ordered(scale * x[j]);
-      row = std::max(row, o);
-      m[j] = std::max(m[j], o);
+    auto most = broadcast(std::numeric_limits<A>::lowest());
+    for (extent_t j = 0; j < n; j += step) {
+      auto const v = load_logits(x + j, n - j, scale);
+      most = larger<A>(most, v);
+      save(maximum + j, larger<A>(load(maximum + j), v));
     }
-    row_maximum[i] = from_ordered<A>(row);
+    row_maximum[i] = largest<A>(most);
   }
-  for (extent_t j = 0; j < n; ++j) {
-    auto const maximum = from_ordered<A>(most[static_cast<std::size_t>(j)]);
-    column_sum[j] *= logit_exp(column_maximum[j] - maximum);
-    column_maximum[j] = maximum;
-  }
+  for (extent_t j = 0; j < n; j += step)
+    save(sum + j, load(sum + j) * exponential(load(before.data() + j) - load(maximum + j)));
   for (extent_t i = 0; i < rows; ++i) {
     auto const* const x = tile + i * stride;
-    auto* const e = line.data();
-    auto const maximum = row_maximum[i];
-    for (extent_t j = 0; j < n; ++j) e[j] = logit_exp(scale * x[j] - maximum);
-    row_sum[i] = sum_of(e, n);
-    for (extent_t j = 0; j < n; ++j) column_sum[j] += logit_exp(scale * x[j] - column_maximum[j]);
+    auto const most = broadcast(row_maximum[i]);
+    lanes_t<A> along{};
+    for (extent_t j = 0; j < n; j += step) {
+      auto const v = load_logits(x + j, n - j, scale);
+      along += exponential(v - most);
+      save(sum + j, load(sum + j) + exponential(v - load(maximum + j)));
+    }
+    row_sum[i] = sum_of<A>(along);
   }
+}
+
+/// One row of logits and its gradient, see logit_gradient; returns the sum of g * product.
+template <class A>
+double row_gradient(A* x, extent_t n, A scale, A factor, A row, A const* column) {
+  constexpr extent_t step = lanes<A>::count;
+  double sum = 0;
+  for (extent_t first = 0; first < n; first += logit_columns) {
+    auto const last = std::min(n, first + logit_columns);
+    lanes_t<A> along{};
+    for (extent_t j = first; j < last; j += step) {
+      auto const whole = last - j >= step;
+      lanes_t<A> product{}, lse{};
+      if (whole) {
+        product = load(x + j);
+        lse = load(column + j);
+      } else {
+        for (extent_t k = 0; k < last - j; ++k) product[k] = x[j + k], lse[k] = column[j + k];
+      }
+      auto const v = product * scale;
+      auto const g = exponential(v - row) + exponential(v - lse);
+      along += g * product;
+      auto const d = g * factor;
+      if (whole)
+        save(x + j, d);
+      else
+        for (extent_t k = 0; k < last - j; ++k) x[j + k] = d[k];
+    }
+    sum += static_cast<double>(sum_of<A>(along));
+  }
+  return sum;
 }
 
 }  // namespace detail
@@ -118,26 +147,24 @@ void logit_statistics(context<T>&, std::type_identity_t<A> scale, extent_t diago
                       view<A, 1> column_maximum, view<A, 1> column_sum, view<A, 1> pair) {
   auto const rows = tile.extent(0), columns = tile.extent(1);
   auto const blocks = (columns + detail::logit_columns - 1) / detail::logit_columns;
-  expects(scratch.size() >= 2 * rows * blocks, "logit_statistics: scratch for a tile");
+  expects(scratch.size() >= 2 * rows * blocks, "logit_statistics: two numbers a row and 256 columns");
   auto* const partial = scratch.data;  // (blocks, maximum and sum, rows)
   parallel_for(blocks, 1, [&](extent_t first, extent_t last) {
     for (auto b = first; b < last; ++b) {
       auto const j = b * detail::logit_columns, n = std::min(detail::logit_columns, columns - j);
+      detail::column_statistics<A> column{column_maximum.data + j, column_sum.data + j, n};
       for (extent_t i = 0; i < rows; i += detail::logit_rows)
         detail::block_statistics(tile.data + i * columns + j, columns, std::min(detail::logit_rows, rows - i),
                                  n, scale, partial + 2 * b * rows + i, partial + (2 * b + 1) * rows + i,
-                                 column_maximum.data + j, column_sum.data + j);
+                                 column);
+      std::copy_n(column.maximum.begin(), n, column_maximum.data + j);
+      std::copy_n(column.sum.begin(), n, column_sum.data + j);
     }
   });
   for (extent_t b = 0; b < blocks; ++b) {
     auto const *const maximum = partial + 2 * b * rows, *const sum = maximum + rows;
-    for (extent_t i = 0; i < rows; ++i) {
-      auto const old = row_maximum.data[i];
-      auto const top = detail::from_ordered<A>(std::max(detail::ordered(old), detail::ordered(maximum[i])));
-      row_sum.data[i] =
-          row_sum.data[i] * detail::logit_exp(old - top) + sum[i] * detail::logit_exp(maximum[i] - top);
-      row_maximum.data[i] = top;
-    }
+    for (extent_t i = 0; i < rows; ++i)
+      detail::merge_sums(row_maximum.data[i], row_sum.data[i], maximum[i], sum[i]);
   }
   for (auto i = std::max<extent_t>(0, -diagonal); i < std::min(rows, columns - diagonal); ++i)
     pair.data[i] = scale * tile.data[i * columns + i + diagonal];
@@ -146,8 +173,7 @@ void logit_statistics(context<T>&, std::type_identity_t<A> scale, extent_t diago
 /// Makes a sum relative to `maximum` one relative to `larger`.
 template <class T, class A = accumulator_t<T>>
 void rescale_sums(context<T>&, view<A const, 1> maximum, view<A const, 1> larger, view<A, 1> sum) {
-  for (extent_t i = 0; i < sum.size(); ++i)
-    sum.data[i] *= detail::logit_exp(maximum.data[i] - larger.data[i]);
+  for (extent_t i = 0; i < sum.size(); ++i) sum.data[i] *= std::exp(maximum.data[i] - larger.data[i]);
 }
 
 /// sum = maximum + log(sum).
@@ -166,29 +192,15 @@ void logit_gradient(context<T>&, std::type_identity_t<A> scale, extent_t diagona
   auto const columns = tile.extent(1);
   auto const factor = scale * weight;
   parallel_for(tile.extent(0), detail::logit_rows, [&](extent_t first, extent_t last) {
-    detail::logit_line<A> line;
     for (auto i = first; i < last; ++i) {
       auto* const x = tile.data + i * columns;
-      auto const lse = row.data[i];
       auto const own = i + diagonal;
       auto const paired = own >= 0 && own < columns;
-      auto const pair = paired ? x[own] : A{0};
-      double sum = 0;
-      for (extent_t j = 0; j < columns; j += detail::logit_columns) {
-        auto const n = std::min(detail::logit_columns, columns - j);
-        auto* const y = x + j;
-        auto const* const c = column.data + j;
-        auto* const along = line.data();
-        for (extent_t k = 0; k < n; ++k) {
-          auto const g = detail::logit_exp(scale * y[k] - lse) + detail::logit_exp(scale * y[k] - c[k]);
-          along[k] = g * y[k];
-          y[k] = factor * g;
-        }
-        sum += static_cast<double>(detail::sum_of(along, n));
-      }
+      auto const product = paired ? static_cast<double>(x[own]) : 0;
+      auto sum = detail::row_gradient(x, columns, scale, factor, row.data[i], column.data);
       if (paired) {
         x[own] -= 2 * factor;
-        sum -= 2 * static_cast<double>(pair);
+        sum -= 2 * product;
       }
       sum *= static_cast<double>(weight);
       total.data[i] = how == store::overwrite ? sum : total.data[i] + sum;
