@@ -5,7 +5,7 @@
 #include <yoke/cpu/small_matmul.hpp>
 
 #include <algorithm>
-#include <limits>
+#include <type_traits>
 
 namespace yoke::cpu::detail {
 
@@ -46,7 +46,9 @@ void load_rows(T const* s, extent_t step, extent_t rows, extent_t width, A scale
   auto const full = width / n * n;
   for (extent_t r = 0; r < rows; ++r, s += step) {
     auto* const row = d.data + r * d.step;
-    for (extent_t c = 0; c < full; c += n) save(row + c, load(s + c) * scale);
+    for (extent_t c = 0; c < full; c += n) {
+      save(row + c, load(s + c) * scale);
+    }
     for (auto c = full; c < d.step; ++c) row[c] = c < width ? static_cast<A>(s[c]) * scale : A{0};
   }
 }
@@ -72,7 +74,7 @@ void store_rows(block<A> s, extent_t rows, extent_t width, Scale const& scale, T
 
 /// d (columns of s, lanes) = the transpose of s (rows, whole vectors), zeros where it has no rows.
 template <class A>
-void transpose(block<A> s, extent_t rows, extent_t columns, block<A> d) {
+void transpose_block(block<A> s, extent_t rows, extent_t columns, block<A> d) {
   constexpr extent_t n = lanes<A>::count;
   for (extent_t r = 0; r < d.step; r += n)
     for (extent_t c = 0; c < columns; c += n) {
@@ -152,89 +154,104 @@ void over_keys(panel const& p, bool causal, block<A> probabilities, block<A> rig
            });
 }
 
-/// d (keys, vectors) += probabilities (keys, lanes) times right (queries, vectors).
+/// d (keys, vectors) += probabilities (keys, lanes) times right (queries, vectors); the first panel
+/// overwrites.
 template <class A>
 void over_queries(panel const& p, bool causal, block<A> probabilities, block<A> right, block<A> d) {
   multiply(p.keys, right.step / lanes<A>::count, left_operand<A>{probabilities.data, probabilities.step, 1},
-           block<A const>{right.data, right.step}, d, true, [&](extent_t key, extent_t) -> needed {
+           block<A const>{right.data, right.step}, d, p.begin > 0, [&](extent_t key, extent_t) -> needed {
              return {causal ? std::max<extent_t>(key - p.begin, 0) : 0, p.count, 0};
            });
 }
 
-/// Calls f(row of a vector of lanes, mask) for the keys that a vector of queries from `lane` on
-/// sees, mask(value, other) choosing other where the key comes after the query; then `after(row)`
-/// for the keys behind them that a tile may read.
-template <class A, class F, class After>
-void for_each_key(panel const& p, bool causal, extent_t lane, F const& f, After const& after) {
-  constexpr extent_t n = lanes<A>::count;
-  auto const diagonal = causal ? std::min(p.keys, p.begin + lane + 1) : p.keys;
-  auto const end = causal ? std::min(p.keys, p.begin + lane + n) : p.keys;
-  auto const read = std::min(p.keys, end + most_tile_rows);
-  for (extent_t j = 0; j < diagonal; ++j) f(j, [](lanes_t<A> v, A) { return v; });
-  for (auto j = diagonal; j < end; ++j)
-    f(j, [&](lanes_t<A> v, A other) {
-      auto const first = broadcast(static_cast<A>(j - p.begin - lane));
-      return numbered<A>() < first ? broadcast(other) : v;
-    });
-  for (auto j = end; j < read; ++j) after(j);
+/// The keys that a vector of queries from `lane` on sees: all of it those before `all`, some of it
+/// those before `some`; keys before `read` may be in a tile with those.
+struct key_range {
+  extent_t all, some, read;
+};
+
+template <class A>
+key_range keys_of(panel const& p, bool causal, extent_t lane) {
+  auto const seen = p.begin + lane + 1, last = seen + lanes<A>::count - 1;
+  if (!causal)
+    return {p.keys, p.keys, p.keys};
+  return {std::min(p.keys, seen), std::min(p.keys, last), std::min(p.keys, last + most_tile_rows)};
+}
+
+/// v, with `other` for those queries of a vector from `lane` on that come before key j.
+template <class A>
+lanes_t<A> hide(panel const& p, extent_t lane, extent_t j, lanes_t<A> v, A other) {
+  return numbered<A>() < broadcast(static_cast<A>(j - p.begin - lane)) ? broadcast(other) : v;
+}
+
+/// f(i, 0), f(i + 1, 1), f(i + 2, 0), … for i in [0, n): sums in two slots wait half as long for
+/// the sum before. The slot is a constant.
+template <class F>
+void in_turns(extent_t n, F const& f) {
+  extent_t i = 0;
+  for (; i + 1 < n; i += 2) {
+    f(i, std::integral_constant<int, 0>{});
+    f(i + 1, std::integral_constant<int, 1>{});
+  }
+  if (i < n)
+    f(i, std::integral_constant<int, 0>{});
 }
 
 /// logits (keys, lanes) become exponentials less their largest; for each query the inverse of
 /// their sum and the logarithm of the sum of exponentials.
 template <class A>
 void softmax(panel const& p, bool causal, block<A> logits, A* inverse, A* lse) {
-  constexpr extent_t n = lanes<A>::count;
-  for (extent_t lane = 0; lane < p.lanes; lane += n) {
-    auto* const column = logits.data + lane;
-    auto most = broadcast(A{-1e30f}), sum = lanes_t<A>{};
-    for_each_key<A>(
-        p, causal, lane,
-        [&](extent_t j, auto const& mask) {
-          most = larger<A>(most, mask(load(column + j * logits.step), A{-1e30f}));
-        },
-        [](extent_t) {});
-    for_each_key<A>(
-        p, causal, lane,
-        [&](extent_t j, auto const& mask) {
-          auto* const row = column + j * logits.step;
-          auto const e = mask(exponential(load(row) - most), A{0});
-          save(row, e);
-          sum += e;
-        },
-        [&](extent_t j) { save(column + j * logits.step, lanes_t<A>{}); });
-    save(inverse + lane, A{1} / sum);
-    for (extent_t i = 0; i < n; ++i) lse[lane + i] = most[i] + std::log(sum[i]);
+  for (extent_t lane = 0; lane < p.lanes; lane += lanes<A>::count) {
+    auto const keys = keys_of<A>(p, causal, lane);
+    auto const at = [&](extent_t j) { return logits.data + j * logits.step + lane; };
+    A const masked{-1e30f};
+    lanes_t<A> most[2] = {broadcast(masked), broadcast(masked)}, sum[2] = {};
+    in_turns(keys.all, [&](extent_t j, auto slot) { most[slot] = larger<A>(most[slot], load(at(j))); });
+    for (auto j = keys.all; j < keys.some; ++j)
+      most[0] = larger<A>(most[0], hide(p, lane, j, load(at(j)), masked));
+    auto const largest = larger<A>(most[0], most[1]);
+    in_turns(keys.all, [&](extent_t j, auto slot) {
+      auto const e = exponential(load(at(j)) - largest);
+      save(at(j), e);
+      sum[slot] += e;
+    });
+    for (auto j = keys.all; j < keys.some; ++j) {
+      auto const e = hide(p, lane, j, exponential(load(at(j)) - largest), A{0});
+      save(at(j), e);
+      sum[0] += e;
+    }
+    for (auto j = keys.some; j < keys.read; ++j) save(at(j), lanes_t<A>{});
+    auto const total = sum[0] + sum[1];
+    save(inverse + lane, A{1} / total);
+    save(lse + lane, largest + logarithm(total));
   }
 }
 
 /// logits become probabilities; dprobabilities become the gradients of the logits.
 template <class A>
 void softmax_backward(panel const& p, bool causal, A const* lse, block<A> logits, block<A> dprobabilities) {
-  constexpr extent_t n = lanes<A>::count;
-  for (extent_t lane = 0; lane < p.lanes; lane += n) {
-    auto *const column = logits.data + lane, *const dcolumn = dprobabilities.data + lane;
+  for (extent_t lane = 0; lane < p.lanes; lane += lanes<A>::count) {
+    auto const keys = keys_of<A>(p, causal, lane);
+    auto const at = [&](extent_t j) { return logits.data + j * logits.step + lane; };
+    auto const dat = [&](extent_t j) { return dprobabilities.data + j * logits.step + lane; };
     auto const less = load(lse + lane);
-    auto along = lanes_t<A>{};
-    auto const clear = [&](extent_t j) {
-      save(column + j * logits.step, lanes_t<A>{});
-      save(dcolumn + j * logits.step, lanes_t<A>{});
-    };
-    for_each_key<A>(
-        p, causal, lane,
-        [&](extent_t j, auto const& mask) {
-          auto* const row = column + j * logits.step;
-          auto const e = mask(exponential(load(row) - less), A{0});
-          save(row, e);
-          along += e * load(dcolumn + j * logits.step);
-        },
-        clear);
-    for_each_key<A>(
-        p, causal, lane,
-        [&](extent_t j, auto const&) {
-          auto* const drow = dcolumn + j * logits.step;
-          save(drow, load(column + j * logits.step) * (load(drow) - along));
-        },
-        [](extent_t) {});
+    lanes_t<A> along[2] = {};
+    in_turns(keys.all, [&](extent_t j, auto slot) {
+      auto const e = exponential(load(at(j)) - less);
+      save(at(j), e);
+      along[slot] += e * load(dat(j));
+    });
+    for (auto j = keys.all; j < keys.some; ++j) {
+      auto const e = hide(p, lane, j, exponential(load(at(j)) - less), A{0});
+      save(at(j), e);
+      along[0] += e * load(dat(j));
+    }
+    auto const total = along[0] + along[1];
+    for (extent_t j = 0; j < keys.some; ++j) save(dat(j), load(at(j)) * (load(dat(j)) - total));
+    for (auto j = keys.some; j < keys.read; ++j) {
+      save(at(j), lanes_t<A>{});
+      save(dat(j), lanes_t<A>{});
+    }
   }
 }
 
@@ -253,7 +270,7 @@ void attend(head<T> const& x, T* out, extent_t out_step, A* lse) {
   for_each_panel<A>(x, [&](panel const& p) {
     block<A> const queries{turned, p.lanes}, logits{logit, p.lanes};
     load_rows(x.q + p.begin * x.step, x.step, p.count, x.width, scale, q);
-    transpose(q, p.count, wide, queries);
+    transpose_block(q, p.count, wide, queries);
     against_keys(p, x.causal, x.width, k, queries, logits);
     if (x.bias != nullptr)
       add_bias(x, p, logits);
@@ -281,17 +298,17 @@ void attend_backward(head<T> const& x, A const* lse, T const* dout, extent_t out
   auto* const sums = memory.take(most);
   load_rows(x.k, x.step, n, x.width, A{1}, k);
   load_rows(x.v, x.step, n, x.width, A{1}, v);
-  std::fill_n(sum_k.data, n * wide, A{0});
-  std::fill_n(sum_v.data, n * wide, A{0});
   auto const scale = A{1} / std::sqrt(static_cast<A>(x.width));
   for_each_panel<A>(x, [&](panel const& p) {
     block<A> const queries{turned, p.lanes}, douts{dturned, p.lanes};
     block<A> const logits{logit, p.lanes}, dlogits{dlogit, p.lanes};
+    if (p.begin == 0)  // keys that the first panel does not see
+      for (auto const& sum : {sum_k, sum_v}) std::fill_n(sum.data + p.keys * wide, (n - p.keys) * wide, A{0});
     load_rows(x.q + p.begin * x.step, x.step, p.count, x.width, scale, q);
     load_rows(dout + p.begin * out_step, out_step, p.count, x.width, A{1}, dy);
     std::fill(std::copy_n(lse + p.begin, p.count, sums), sums + p.lanes, A{0});
-    transpose(q, p.count, wide, queries);
-    transpose(dy, p.count, wide, douts);
+    transpose_block(q, p.count, wide, queries);
+    transpose_block(dy, p.count, wide, douts);
     against_keys(p, x.causal, x.width, k, queries, logits);
     against_keys(p, x.causal, x.width, v, douts, dlogits);
     if (x.bias != nullptr)

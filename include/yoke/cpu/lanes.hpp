@@ -50,12 +50,15 @@ lanes_t<A> load(A const* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-inline lanes_t<float> load(bf16 const* p) {
+inline lanes_t<float> load(bf16 const* p) {  // zeros below: cheaper than widening and a shift
   using half = std::uint16_t __attribute__((vector_size(vector_bytes / 2)));
-  using whole = std::uint32_t __attribute__((vector_size(vector_bytes)));
+  constexpr int n = lanes<float>::count;
   half h;
   std::memcpy(&h, p, sizeof h);
-  return std::bit_cast<lanes_t<float>>(__builtin_convertvector(h, whole) << 16);
+  return [&]<int... I>(std::integer_sequence<int, I...>) {
+    return std::bit_cast<lanes_t<float>>(__builtin_shufflevector(h, half{}, (I % 2 == 0 ? n : I / 2)...));
+  }
+  (std::make_integer_sequence<int, 2 * n>{});
 }
 
 template <class A>
@@ -77,6 +80,7 @@ lanes_t<A> broadcast(A x) {
   return lanes_t<A>{} + x;
 }
 
+/// b when either is NaN.
 template <class A>
 lanes_t<A> larger(lanes_t<A> a, lanes_t<A> b) {
   return a > b ? a : b;
@@ -91,44 +95,58 @@ lanes_t<A> numbered() {
   (std::make_integer_sequence<int, lanes<A>::count>{});
 }
 
-/// e^x to 2 units in the last place; exactly 0 where x < -87.3, so that what is masked by a large
-/// negative number vanishes. NaN stays NaN.
+/// e^x for x < 88 to 2 units in the last place; exactly 0 where x < -87.7, so that what is masked by
+/// a large negative number vanishes. NaN stays NaN.
 inline lanes_t<float> exponential(lanes_t<float> x) {
-  auto const lowest = broadcast(-87.3f), highest = broadcast(88.3f);
-  auto const inside = x < lowest ? lowest : x > highest ? highest : x;
-  auto const scaled = inside * 1.44269504f;  // rounded by conversion: -ffast-math may not undo it
-  auto const n =
-      __builtin_convertvector(scaled + (scaled < 0 ? broadcast(-0.5f) : broadcast(0.5f)), lanes<float>::bits);
-  auto const whole = __builtin_convertvector(n, lanes_t<float>);
-  auto const r = (inside - whole * 0.693359375f) + whole * 2.12194440e-4f;  // |r| <= ln 2 / 2
-  auto p = r * (1.0f / 5040) + (1.0f / 720);
-  p = p * r + (1.0f / 120);
-  p = p * r + (1.0f / 24);
-  p = p * r + (1.0f / 6);
-  p = p * r + 0.5f;
-  p = (p * r + 1.0f) * r + 1.0f;
-  auto const power = std::bit_cast<lanes_t<float>>((n + 127) << 23);
-  return x < lowest ? lanes_t<float>{} : p * power;
+  auto const inside = larger<float>(broadcast(-88.0f), x);
+  // 127 + x / ln 2 to the nearest integer, by conversion because -ffast-math would undo a sum: the
+  // biased exponent of the power of two, 0 below the smallest normal number
+  auto const exponent = __builtin_convertvector(inside * 1.44269504f + 127.5f, lanes<float>::bits);
+  auto const power = std::bit_cast<lanes_t<float>>(exponent << 23);
+  auto const n = __builtin_convertvector(exponent, lanes_t<float>) - 127.0f;
+  auto const r = (inside - n * 0.693359375f) + n * 2.12194440e-4f;  // |r| <= ln 2 / 2
+  auto p = r * 1.38145405e-3f + 8.36874545e-3f;                     // minimax to 3e-9
+  p = p * r + 4.16683890e-2f;
+  p = p * r + 1.66665211e-1f;
+  p = p * r + 4.99999940e-1f;
+  return ((p * r + 1.0f) * r + 1.0f) * power;
 }
 inline lanes_t<double> exponential(lanes_t<double> x) {
   for (int i = 0; i < lanes<double>::count; ++i) x[i] = x[i] < -708 ? 0.0 : std::exp(x[i]);
   return x;
 }
 
-/// Row r of the square becomes its column r: log2(count) rounds of a perfect shuffle.
-template <class A>
-void transpose_square(lanes_t<A>* rows) {
-  constexpr int n = lanes<A>::count;
-  for (int round = 1; round < n; round *= 2) {
-    lanes_t<A> next[n];
-    for (int i = 0; i < n / 2; ++i) {
-      [&]<int... I>(std::integer_sequence<int, I...>) {
-        next[2 * i] = __builtin_shufflevector(rows[i], rows[i + n / 2], (I / 2 + (I % 2) * n)...);
-        next[2 * i + 1] = __builtin_shufflevector(rows[i], rows[i + n / 2], (n / 2 + I / 2 + (I % 2) * n)...);
-      }
-      (std::make_integer_sequence<int, n>{});
+/// The natural logarithm of positive normal numbers to 2 units in the last place.
+inline lanes_t<float> logarithm(lanes_t<float> x) {
+  auto const bits = std::bit_cast<lanes<float>::bits>(x);
+  auto const exponent = (bits - std::bit_cast<std::int32_t>(0.70710678f)) >> 23;
+  auto const mantissa = std::bit_cast<lanes_t<float>>(bits - (exponent << 23));  // [0.71, 1.41]
+  auto const s = (mantissa - 1.0f) / (mantissa + 1.0f), t = s * s;               // log = 2 artanh(s)
+  auto const rest = ((t * (2.0f / 9) + (2.0f / 7)) * t + (2.0f / 5)) * t + (2.0f / 3);
+  auto const n = __builtin_convertvector(exponent, lanes_t<float>);
+  return n * 0.693359375f + (2 * s + (s * t * rest - n * 2.12194440e-4f));
+}
+inline lanes_t<double> logarithm(lanes_t<double> x) {
+  for (int i = 0; i < lanes<double>::count; ++i) x[i] = std::log(x[i]);
+  return x;
+}
+
+/// Row r of the square becomes its column r: the off-diagonal quarters change places, then those
+/// of each quarter, and so on. By recursion, so that the rows stay in registers.
+template <class A, int Half = lanes<A>::count / 2>
+[[gnu::always_inline]] inline void transpose_square(lanes_t<A> (&rows)[lanes<A>::count]) {
+  if constexpr (Half > 0) {
+    constexpr int n = lanes<A>::count;
+    [&]<int... I>(std::integer_sequence<int, I...>) {
+      for (int i = 0; i < n; ++i)
+        if ((i & Half) == 0) {
+          auto const a = rows[i], b = rows[i + Half];
+          rows[i] = __builtin_shufflevector(a, b, ((I & Half) == 0 ? I : n + I - Half)...);
+          rows[i + Half] = __builtin_shufflevector(a, b, ((I & Half) == 0 ? I + Half : n + I)...);
+        }
     }
-    for (int i = 0; i < n; ++i) rows[i] = next[i];
+    (std::make_integer_sequence<int, n>{});
+    transpose_square<A, Half / 2>(rows);
   }
 }
 
