@@ -14,10 +14,11 @@
 #include <string_view>
 #include <vector>
 
-// These need the size types that come before them.
-#include <jerror.h>
-#include <jpeglib.h>
+// clang-format off
+#include <jpeglib.h>  // needs <cstddef> and <cstdio> before it
+#include <jerror.h>   // needs <jpeglib.h> before it
 #include <png.h>
+// clang-format on
 
 namespace yoke::data {
 
