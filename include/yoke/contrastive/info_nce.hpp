@@ -29,9 +29,6 @@ struct info_nce_result {
   double d_scale = 0;   // this rank's share: the derivative of `loss` is the sum over the ranks
 };
 
-/// logit_statistics may keep two numbers a row for every so many columns of a tile.
-inline constexpr extent_t logit_partial_columns = 256;
-
 /// The kernels of the loss, beside gemm on accumulators. Logits are scale * tile, and element (i, j)
 /// is a pair when j = i + diagonal, which may lie outside the tile. A sum is one of exponentials
 /// relative to the maximum beside it; that of nothing is (lowest, 0).
@@ -41,9 +38,9 @@ concept info_nce_kernels = context<C> && requires(yoke::detail::sample_arguments
   gemm(x.c, t, t, x.a2, x.a2, x.s2, how);
   fill(x.c, x.s1, 0.0);
   convert(x.c, x.a1, x.s1, how);
-  // scale, diagonal, tile, scratch; maximum (exact) and sum of rows, then of columns, merged with
+  // scale, diagonal, tile; maximum (exact) and sum of rows, then of columns, merged with
   // what they hold; the pairs' logits, of those in the tile
-  logit_statistics(x.c, x.real, x.n, x.a2, x.s1, x.s1, x.s1, x.s1, x.s1, x.s1);
+  logit_statistics(x.c, x.real, x.n, x.a2, x.s1, x.s1, x.s1, x.s1, x.s1);
   rescale_sums(x.c, x.a1, x.a1, x.s1);  // old maximum, new maximum, sum
   log_sum_exp(x.c, x.a1, x.s1);         // maximum, sum -> logarithm of the whole sum, in place
   // scale, diagonal, weight, log-sum-exp of rows and of columns; the tile becomes the gradient of
@@ -85,15 +82,14 @@ class streamed_logits {
         scale_{scale},
         rows_{std::min(options.tile_rows, image.extent(0))},
         columns_{std::min(options.tile_columns, columns)},
-        tile_{make<A>(c, shape{rows_ * columns_})},
-        scratch_{make<A>(c, shape{2 * rows_ * partials(columns_)})} {}
+        tile_{make<A>(c, shape{rows_ * columns_})} {}
 
   /// Row i of the images and row i + diagonal of the texts are a pair.
   void statistics(matrix text, extent_t diagonal, softmax_statistics<A> row, softmax_statistics<A> column,
                   view<A, 1> pair) {
     for_tiles(text, [&](extent_t i, extent_t m, extent_t j, extent_t n) {
       auto const tile = products(i, m, j, n, text);
-      logit_statistics(c_, scale_, diagonal + i - j, matrix{tile}, scratch_, slice(row.maximum, i, m),
+      logit_statistics(c_, scale_, diagonal + i - j, matrix{tile}, slice(row.maximum, i, m),
                        slice(row.sum, i, m), slice(column.maximum, j, n), slice(column.sum, j, n),
                        slice(pair, i, m));
     });
@@ -117,10 +113,6 @@ class streamed_logits {
   }
 
  private:
-  static extent_t partials(extent_t columns) {
-    return (columns + logit_partial_columns - 1) / logit_partial_columns;
-  }
-
   /// All images against one stripe of texts after the other: a stripe and its gradient stay in the
   /// caches.
   template <class F>
@@ -140,7 +132,7 @@ class streamed_logits {
   matrix image_;
   A scale_;
   extent_t rows_, columns_;
-  view<A, 1> tile_, scratch_;
+  view<A, 1> tile_;
   bool first_gradient_ = true;
 };
 
