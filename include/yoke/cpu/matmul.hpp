@@ -4,9 +4,18 @@
 #include <yoke/cpu/device.hpp>
 #include <yoke/cpu/parallel.hpp>
 
-#include <Eigen/Core>
-
+#include <array>
 #include <type_traits>
+
+#if defined(__GNUC__) && !defined(__clang__)  // g++ 12 takes AVX-512's undefined registers for mistakes
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <Eigen/Core>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 namespace yoke::cpu {
 

@@ -36,16 +36,18 @@ struct gelu_erf {
 /// x logistic(x (a + b x^2)), a = 2 sqrt(2 / pi), b = 0.044715 a: equal to the form with tanh, and right
 /// in the negative tail.
 struct gelu_tanh {
+  static constexpr double a = 1.5957691216057308, b = 0.044715 * a;
+
   template <class V>
   static V value(V x) {
     using A = lane_t<V>;
-    return x * logistic(x * (A(1.5957691216057308) + x * x * A(0.07135481627159963)));
+    return x * logistic(x * (A(a) + x * x * A(b)));
   }
   template <class V>
   static V slope(V x) {
     using A = lane_t<V>;
-    auto const s = logistic(x * (A(1.5957691216057308) + x * x * A(0.07135481627159963)));
-    return s + x * s * (1 - s) * (A(1.5957691216057308) + x * x * A(0.21406444881479888));
+    auto const s = logistic(x * (A(a) + x * x * A(b)));
+    return s + x * s * (1 - s) * (A(a) + x * x * A(3 * b));
   }
 };
 

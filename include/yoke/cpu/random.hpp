@@ -7,30 +7,80 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstdint>
 #include <type_traits>
 
 namespace yoke::cpu {
 
+namespace detail {
+
+/// What random_key::draw gives, for many quads at once in a form that compilers vectorise.
+class quads {
+ public:
+  static constexpr std::size_t count = 32;
+
+  quads(random_key key, std::uint64_t stream, std::uint64_t sample)
+      : sample_{key.first_sample + sample}, key_{mix(mix(key.seed, stream), key.step)} {}
+
+  /// words[4 i + j] is word j of quad first + i.
+  void draw(std::uint64_t first, std::array<std::uint32_t, 4 * count>& words) const {
+    std::array<std::uint32_t, count> a, b, c, d;
+    for (std::size_t i = 0; i < count; ++i) {
+      a[i] = static_cast<std::uint32_t>(first + i);
+      b[i] = static_cast<std::uint32_t>((first + i) >> 32);
+      c[i] = static_cast<std::uint32_t>(sample_);
+      d[i] = static_cast<std::uint32_t>(sample_ >> 32);
+    }
+    auto k0 = static_cast<std::uint32_t>(key_), k1 = static_cast<std::uint32_t>(key_ >> 32);
+    for (int round = 0; round < 10; ++round) {
+      for (std::size_t i = 0; i < count; ++i) {
+        auto const p = std::uint64_t{0xD2511F53u} * a[i], q = std::uint64_t{0xCD9E8D57u} * c[i];
+        a[i] = static_cast<std::uint32_t>(q >> 32) ^ b[i] ^ k0;
+        b[i] = static_cast<std::uint32_t>(q);
+        c[i] = static_cast<std::uint32_t>(p >> 32) ^ d[i] ^ k1;
+        d[i] = static_cast<std::uint32_t>(p);
+      }
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      words[4 * i] = a[i];
+      words[4 * i + 1] = b[i];
+      words[4 * i + 2] = c[i];
+      words[4 * i + 3] = d[i];
+    }
+  }
+
+ private:
+  std::uint64_t sample_, key_;
+};
+
+}  // namespace detail
+
 /// to = or += from / (1 - rate) where an element is kept, else 0: element (row in the segment,
-/// column) of a sample draws word n % 4 of quad n / 4, n = row * width + column.
+/// column) of a sample draws word n % 4 of quad n / 4, n = row * width + column, and is kept when
+/// that is at least `rate`.
 template <class T>
 void dropout(context<T>&, random_key key, std::uint64_t stream, float rate, segments const& runs,
              view<std::type_identity_t<T> const, 2> from, view<std::type_identity_t<T>, 2> to, store how) {
   using A = accumulator_t<T>;
+  constexpr extent_t chunk = 4 * detail::quads::count;
   auto const width = from.extent(1);
   auto const scale = 1 / (1 - static_cast<A>(rate));
+  auto const least = static_cast<std::uint32_t>(std::ceil(rate * 0x1p24f)) << 8;  // of the words kept
   parallel_for(runs.count, 1, [&](extent_t first, extent_t last) {
+    std::array<std::uint32_t, chunk> words;
+    std::array<A, chunk> factor;
     for (auto s = first; s < last; ++s) {
-      auto const n = runs.length(s) * width;
-      auto const* const x = from.data + runs.begin(s) * width;
-      auto* const y = to.data + runs.begin(s) * width;
-      for (extent_t i = 0; i < n; i += 4) {
-        auto const words = key.draw(stream, static_cast<std::uint64_t>(s), static_cast<std::uint64_t>(i / 4));
-        for (extent_t j = i; j < std::min(i + 4, n); ++j) {
-          auto const factor = uniform(words[static_cast<std::size_t>(j - i)]) >= rate ? scale : A{0};
-          auto const v = static_cast<A>(x[j]) * factor;
-          y[j] = static_cast<T>(how == store::overwrite ? v : static_cast<A>(y[j]) + v);
-        }
+      detail::quads const source(key, stream, static_cast<std::uint64_t>(s));
+      auto const begin = runs.begin(s) * width, n = runs.length(s) * width;
+      for (extent_t i = 0; i < n; i += chunk) {
+        source.draw(static_cast<std::uint64_t>(i / 4), words);
+        for (std::size_t j = 0; j < words.size(); ++j) factor[j] = words[j] >= least ? scale : A{0};
+        auto const keep = [](auto v, auto f) { return f > 0 ? v * f : decltype(v){}; };
+        detail::map_line(std::min(chunk, n - i), how, keep, to.data + begin + i, from.data + begin + i,
+                         factor.data());
       }
     }
   });
@@ -42,14 +92,15 @@ void drop_path(context<T>&, random_key key, std::uint64_t stream, float rate, se
                view<std::type_identity_t<T> const, 2> from, view<std::type_identity_t<T>, 2> to, store how) {
   using A = accumulator_t<T>;
   auto const width = from.extent(1);
+  auto const scale = 1 / (1 - static_cast<A>(rate));
   parallel_for(runs.count, 1, [&](extent_t first, extent_t last) {
     for (auto s = first; s < last; ++s) {
-      auto const kept = uniform(key.draw(stream, static_cast<std::uint64_t>(s), 0)[0]) >= rate;
-      auto const scale = kept ? 1 / (1 - static_cast<A>(rate)) : A{0};
-      auto const offset = runs.begin(s) * width;
-      detail::map_line(
-          runs.length(s) * width, how, [=](auto v) { return v * scale; }, to.data + offset,
-          from.data + offset);
+      auto const begin = runs.begin(s) * width, n = runs.length(s) * width;
+      if (uniform(key.draw(stream, static_cast<std::uint64_t>(s), 0)[0]) >= rate)
+        detail::map_line(
+            n, how, [=](auto v) { return v * scale; }, to.data + begin, from.data + begin);
+      else if (how == store::overwrite)
+        std::fill_n(to.data + begin, n, T{});
     }
   });
 }

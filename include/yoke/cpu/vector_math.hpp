@@ -12,10 +12,11 @@ namespace yoke::cpu::detail {
 template <class V>
 using lane_t = std::remove_cvref_t<decltype(std::declval<V>()[0])>;
 
-/// 1 / (1 + e^-x)
+/// 1 / (1 + e^-x), to a few units in the last place in its lower tail, too.
 template <class V>
 V logistic(V x) {
-  return 1 / (1 + exponential(-x));
+  auto const e = exponential(x < 0 ? x : -x);
+  return (x < 0 ? e : V{} + 1) / (1 + e);
 }
 
 /// The normal distribution: its density and its integral from -infinity.

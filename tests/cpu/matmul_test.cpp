@@ -1,0 +1,150 @@
+// Matrix products against plain loops in double precision: every type, transpose, store, and odd
+// shapes; strided operands; from inside a parallel region.
+#include <yoke/cpu/matmul.hpp>
+
+#include "checks.hpp"
+
+using namespace checks;
+using yoke::transpose;
+
+namespace {
+
+template <class X>
+double element_of(tensor<X, 2> const& a, transpose t, extent_t i, extent_t j) {
+  return t == transpose::yes ? a(j, i) : a(i, j);
+}
+
+template <class X, class Y>
+std::vector<double> expected(transpose ta, transpose tb, tensor<X, 2> const& a, tensor<X, 2> const& b,
+                             tensor<Y, 2> const& before, store how) {
+  auto const m = before.shape[0], n = before.shape[1], k = a.shape[ta == transpose::yes ? 0 : 1];
+  std::vector<double> d(at(m * n));
+  for (extent_t i = 0; i < m; ++i)
+    for (extent_t j = 0; j < n; ++j) {
+      double sum = 0;
+      for (extent_t l = 0; l < k; ++l) sum += element_of(a, ta, i, l) * element_of(b, tb, l, j);
+      d[at(i * n + j)] = stored(how, before(i, j), sum);
+    }
+  return d;
+}
+
+template <class T, class X, class Y>
+void check_product(extent_t m, extent_t n, extent_t k, transpose ta, transpose tb, store how) {
+  INFO("m n k " << m << " " << n << " " << k << ", transposed " << int(ta) << int(tb) << ", " << int(how));
+  tensor<X, 2> const a{ta == transpose::yes ? shape<2>{{k, m}} : shape<2>{{m, k}}, 1};
+  tensor<X, 2> const b{tb == transpose::yes ? shape<2>{{n, k}} : shape<2>{{k, n}}, 2};
+  tensor<Y, 2> const before{{{m, n}}, 3};
+  auto d = before;
+  gemm(device<T>(), ta, tb, a.read(), b.read(), d.view(), how);
+  near(d, expected(ta, tb, a, b, before, how), 4 + std::sqrt(static_cast<double>(k)));
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("gemm equals plain loops", "", double, float, bf16) {
+  using A = accumulator_t<TestType>;
+  auto const m = GENERATE(as<extent_t>{}, 1, 3, 64, 65, 130), n = GENERATE(as<extent_t>{}, 1, 7, 64, 100),
+             k = GENERATE(as<extent_t>{}, 1, 5, 64, 129);
+  for (auto ta : {transpose::no, transpose::yes})
+    for (auto tb : {transpose::no, transpose::yes})
+      for (auto how : {store::overwrite, store::accumulate}) {
+        check_product<TestType, TestType, TestType>(m, n, k, ta, tb, how);
+        check_product<TestType, TestType, A>(m, n, k, ta, tb, how);
+        check_product<TestType, A, A>(m, n, k, ta, tb, how);
+      }
+}
+
+TEMPLATE_TEST_CASE("gemm of nothing: no rows, no columns, or a sum of no terms", "", double, float, bf16) {
+  for (auto how : {store::overwrite, store::accumulate}) {
+    check_product<TestType, TestType, TestType>(0, 3, 4, transpose::no, transpose::no, how);
+    check_product<TestType, TestType, TestType>(3, 0, 4, transpose::no, transpose::yes, how);
+    check_product<TestType, TestType, TestType>(3, 4, 0, transpose::yes, transpose::no, how);
+    check_product<TestType, TestType, TestType>(100, 40, 0, transpose::no, transpose::no, how);
+  }
+}
+
+TEMPLATE_TEST_CASE("linear_forward is x w^T + bias", "", double, float, bf16) {
+  using A = accumulator_t<TestType>;
+  auto const rows = GENERATE(as<extent_t>{}, 0, 1, 9, 70), in = GENERATE(as<extent_t>{}, 3, 96),
+             out = GENERATE(as<extent_t>{}, 5, 80);
+  tensor<TestType, 2> const x{{{rows, in}}, 1}, w{{{out, in}}, 2};
+  tensor<A, 1> const bias{{{out}}, 3}, none{{{0}}};
+  for (auto const* b : {&bias, &none}) {
+    tensor<TestType, 2> y{{{rows, out}}, 4};
+    linear_forward(device<TestType>(), x.read(), w.read(), b->read(), y.view());
+    tensor<double, 2> start{{{rows, out}}};
+    for (extent_t i = 0; i < rows * out && b->shape[0] != 0; ++i) start.data[at(i)] = (*b)[i % out];
+    near(y, expected(transpose::no, transpose::yes, x, w, start, store::accumulate), 12);
+  }
+}
+
+TEMPLATE_TEST_CASE("a product of parts of wider matrices leaves the rest alone", "", double, float, bf16) {
+  using yoke::cpu::detail::matrix;
+  // a (40, 24), b (30, 24), d (40, 30) inside matrices with rows of 90, 60 and 70.
+  tensor<TestType, 2> const a{{{40, 90}}, 1}, b{{{30, 60}}, 2}, before{{{40, 70}}, 3};
+  auto const how = GENERATE(store::overwrite, store::accumulate);
+  auto d = before;
+  yoke::cpu::detail::matmul_strided(
+      device<TestType>(), matrix<TestType const>{a.data.data() + 30, 40, 24, 90},
+      matrix<TestType const>{b.data.data() + 20, 30, 24, 60, true},
+      matrix<TestType>{d.data.data() + 10, 40, 30, 70}, how == store::accumulate);
+  auto e = before.doubles();
+  for (extent_t i = 0; i < 40; ++i)
+    for (extent_t j = 0; j < 30; ++j) {
+      double sum = 0;
+      for (extent_t l = 0; l < 24; ++l) sum += a(i, 30 + l) * b(j, 20 + l);
+      e[at(i * 70 + 10 + j)] = stored(how, before(i, 10 + j), sum);
+    }
+  near(d, e, 10);
+}
+
+TEMPLATE_TEST_CASE("products inside a parallel region use primitives of the thread", "", float, bf16) {
+  using yoke::cpu::detail::matrix;
+  constexpr extent_t items = 8, n = 48;
+  tensor<TestType, 3> const a{{{items, n, n}}, 1}, b{{{items, n, n}}, 2};
+  tensor<TestType, 3> d{{{items, n, n}}};
+  for (int repeat = 0; repeat < 2; ++repeat)
+    yoke::cpu::parallel_for(items, 1, [&](extent_t first, extent_t last) {
+      for (auto i = first; i < last; ++i)
+        yoke::cpu::detail::matmul_strided(device<TestType>(),
+                                          matrix<TestType const>{a.data.data() + i * n * n, n, n, n},
+                                          matrix<TestType const>{b.data.data() + i * n * n, n, n, n},
+                                          matrix<TestType>{d.data.data() + i * n * n, n, n, n}, false);
+    });
+  std::vector<double> e(d.data.size());
+  for (extent_t i = 0; i < items * n * n; ++i)
+    for (extent_t l = 0; l < n; ++l) e[at(i)] += a[i / n * n + l] * b[i / (n * n) * n * n + l * n + i % n];
+  near(d, e, 12);
+}
+
+TEST_CASE("where oneDNN has no bf16, copies in float are multiplied") {
+  using yoke::cpu::detail::matmul_widened, yoke::cpu::detail::matrix;
+  tensor<bf16, 2> const a{{{20, 50}}, 1}, b{{{50, 40}}, 2};
+  tensor<float, 1> const bias{{{30}}, 3};
+  tensor<bf16, 2> const before{{{20, 30}}, 4};
+  auto const how = GENERATE(store::overwrite, store::accumulate);
+  auto d = before;
+  yoke::cpu::detail::matmul_cache cache;
+  matmul_widened(cache, matrix<bf16 const>{a.data.data(), 20, 50, 50},
+                 matrix<bf16 const>{b.data.data(), 50, 30, 40}, bias.data.data(),
+                 matrix<bf16>{d.data.data(), 20, 30, 30}, how == store::accumulate);
+  std::vector<double> e;
+  for (extent_t i = 0; i < 20; ++i)
+    for (extent_t j = 0; j < 30; ++j) {
+      double sum = bias[j];
+      for (extent_t l = 0; l < 50; ++l) sum += a(i, l) * b(l, j);
+      e.push_back(stored(how, before(i, j), sum));
+    }
+  near(d, e, 12);
+}
+
+TEST_CASE("shapes that change with every batch do not fill the memory: old primitives go") {
+  yoke::cpu::context<bf16> c{0, 0};
+  for (extent_t rows = 1; rows <= 60; ++rows) {
+    tensor<bf16, 2> const x{{{rows, 32}}, 1}, w{{{16, 32}}, 2};
+    tensor<bf16, 2> y{{{rows, 16}}};
+    linear_forward(c, x.read(), w.read(), tensor<float, 1>{{{0}}}.read(), y.view());
+    near(y, expected(transpose::no, transpose::yes, x, w, tensor<double, 2>{{{rows, 16}}}, store::overwrite),
+         12);
+  }
+}
