@@ -5,46 +5,39 @@ set -euo pipefail
 shopt -s globstar nullglob
 cd "$1"
 
-# folder: the folders it may include besides itself
-declare -A below=(
-  [core]="" [autograd]="core" [ops]="core autograd" [nn]="core autograd ops" [towers]="core autograd ops nn"
-  [parallel]="core" [optim]="core autograd"
-  [contrastive]="core autograd ops nn towers parallel"
-  [train]="core autograd ops nn towers contrastive parallel optim data text io dry"
-  [eval]="core autograd ops nn towers contrastive parallel data text io"
-  [cpu]="core" [dry]="core" [cuda]="core" [data]="core" [text]="core" [io]="core"
-)
-models=" core autograd ops nn towers "
-slow='^ *# *include <(iostream|regex|filesystem|random|functional|ranges)>'
-engines='# *include <(Eigen/|unsupported/Eigen|dnnl|oneapi/)|Eigen::|dnnl::|GOMP_'
-devices='# *include <(cuda|cublas|cudnn|nccl)'
+awk '
+  function breach(rule) { print FILENAME ":" FNR ": " $0 "  <- " rule; breaches++ }
+  BEGIN {  # folder: the folders that it may include besides itself
+    below["core"] = below["parallel"] = below["data"] = below["text"] = below["io"] = "core"
+    below["cpu"] = below["dry"] = below["cuda"] = below["autograd"] = "core"
+    below["optim"] = "core autograd"
+    below["ops"] = "core autograd"
+    below["nn"] = "core autograd ops"
+    below["towers"] = "core autograd ops nn"
+    below["contrastive"] = "core autograd ops nn towers parallel"
+    below["train"] = "core autograd ops nn towers contrastive parallel optim data text io dry"
+    below["eval"] = "core autograd ops nn towers contrastive parallel data text io"
+  }
+  FNR == 1 {
+    folder = FILENAME ~ "/" ? substr(FILENAME, 1, index(FILENAME, "/") - 1) : ""  # none: yoke.hpp, version.hpp
+    if (folder != "" && !(folder in below)) breach("say in tests/arrows/check.sh what " folder " may include")
+    lean = folder ~ /^(core|autograd|ops|nn|towers)$/
+  }
+  FNR == 401 { breach("no header is longer than 400 lines") }
+  /^ *# *include *"/ { breach("own headers are included as <yoke/...>") }
+  folder == "" { next }
 
-breaches=0
-breach() { echo "$1"; breaches=$((breaches + 1)); }
-forbid() {  # file, pattern, rule
-  local line
-  while IFS= read -r line; do breach "$1:$line  <- $3"; done < <(grep -nE -- "$2" "$1" || true)
-}
-
-for file in **/*.hpp **/*.cuh; do
-  length=$(wc -l <"$file")
-  [ "$length" -le 400 ] || breach "$file: $length lines  <- no header is longer than 400"
-  forbid "$file" '# *include "' "own headers are included as <yoke/...>"
-
-  [[ $file == */* ]] || continue  # yoke.hpp and version.hpp
-  folder=${file%%/*}
-  if [ -z "${below[$folder]+known}" ]; then
-    breach "$file: unknown folder  <- say in tests/arrows/check.sh what it may include"
-    continue
-  fi
-  allowed=$(tr ' ' '|' <<<"$folder ${below[$folder]}")
-  while IFS= read -r line; do
-    breach "$file:$line  <- $folder includes only ${below[$folder]:-itself}"
-  done < <(grep -nE '# *include <yoke/' "$file" | grep -vE "<yoke/(version\.hpp|(${allowed%|})/)" || true)
-
-  [[ $models != *" $folder "* ]] || forbid "$file" "$slow" "$folder stays free of slow standard headers"
-  [ "$folder" = cpu ] || forbid "$file" "$engines" "Eigen, oneDNN and libgomp are named only in cpu"
-  [ "$folder" = cuda ] || forbid "$file" "$devices" "CUDA is named only in cuda"
-done
-
-[ "$breaches" = 0 ] || { echo "$breaches breaches"; exit 1; }
+  /^ *# *include *<yoke\// {
+    split($0, part, /[<\/>]/)
+    if (part[3] != "version.hpp" && index(" " folder " " below[folder] " ", " " part[3] " ") == 0)
+      breach(folder " includes only " below[folder])
+  }
+  lean && /^ *# *include *<(iostream|regex|filesystem|random|functional|ranges)>/ {
+    breach(folder " stays free of slow standard headers")
+  }
+  folder != "cpu" && /# *include *<(Eigen\/|unsupported\/Eigen|dnnl|oneapi\/)|Eigen::|dnnl::|GOMP_/ {
+    breach("Eigen, oneDNN and libgomp are named only in cpu")
+  }
+  folder != "cuda" && /# *include *<(cuda|cublas|cudnn|nccl)/ { breach("CUDA is named only in cuda") }
+  END { if (breaches) { print breaches " breaches"; exit 1 } }
+' **/*.hpp **/*.cuh </dev/null
