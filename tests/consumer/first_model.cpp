@@ -1,10 +1,5 @@
 // What a downstream project writes first: two towers on four images of one colour each and their names.
-#include <yoke/contrastive/dual_encoder.hpp>
-#include <yoke/cpu/context.hpp>
-#include <yoke/parallel/solo.hpp>
-#include <yoke/towers/text_transformer.hpp>
-#include <yoke/towers/vit.hpp>
-#include <yoke/train/trainer.hpp>
+#include <yoke/yoke.hpp>
 
 #include <cstdio>
 #include <vector>
