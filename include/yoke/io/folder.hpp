@@ -86,6 +86,11 @@ inline void remove_abandoned(std::string const& path) {
   }
 }
 
+/// The name that the replaced folder has for a moment; not ".old", which people give to what they keep.
+inline std::string name_of_old(std::string const& path) {
+  return path + ".tmp-old";
+}
+
 /// Swaps two names in one step where the file system can: 0, or -1 with errno.
 inline int exchange_names(char const* a, char const* b) {
 #ifdef RENAME_EXCHANGE
@@ -99,10 +104,11 @@ inline int exchange_names(char const* a, char const* b) {
 
 }  // namespace detail
 
-/// Where a complete folder lies that folder_writer committed as `path`: `path`, or `path`.old when
+/// Where a complete folder lies that folder_writer committed as `path`: `path`, or `path`.tmp-old when
 /// the process was killed between the two renames of a file system that cannot exchange names.
-inline std::string committed_folder(std::string const& path) {
-  auto old = path + ".old";
+inline std::string committed_folder(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  auto old = detail::name_of_old(path);
   return !detail::exists(path) && detail::is_folder(old) ? old : path;
 }
 
@@ -118,6 +124,8 @@ class folder_writer {
     if (auto const old = committed_folder(path_); old != path_ && ::rename(old.c_str(), path_.c_str()) != 0)
       detail::fail(path_, "rename " + old);
     expect_replaceable();
+    if (detail::exists(path_))
+      detail::remove_tree(detail::name_of_old(path_));
     detail::remove_abandoned(path_);
     temporary_ = detail::make_temporary(path_, "create the folder", [](char const* name) {
                    return ::mkdir(name, 0777);
@@ -163,7 +171,8 @@ class folder_writer {
     auto const old = put_in_place();
     auto const refuse = std::exchange(temporary_, {});
     sync_folder(folder);  // before the only other complete copy goes
-    if (!old.empty() && ::rename(old.c_str(), refuse.c_str()) != 0)  // .old is complete or is not there
+    if (!old.empty() &&
+        ::rename(old.c_str(), refuse.c_str()) != 0)  // under its name it is complete or not there
       detail::fail(old, "rename");
     detail::remove_tree(refuse);
   }
@@ -198,7 +207,7 @@ class folder_writer {
       return {};
     if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP && errno != EPERM)
       detail::fail(path_, "replace");
-    auto old = path_ + ".old";
+    auto old = detail::name_of_old(path_);
     detail::remove_tree(old);
     move(path_, old);
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) {

@@ -13,7 +13,7 @@ namespace detail {
 /// A setting of OpenCLIP's that Yoke has only one value for: missing, null and `only` pass.
 template <class T>
 void only(json_fields& fields, std::string_view key, T const& value, std::string_view rule) {
-  if (fields.optional<T>(key, value) != value)
+  if (auto const* found = fields.find(key); found != nullptr && found->as<T>() != value)
     fields.fail(key, rule);
 }
 

@@ -90,7 +90,8 @@ class safetensors_file {
   }
   template <int Rank>
   tensor_entry const& expect(std::string_view name, dtype type, shape<Rank> const& wanted) const {
-    return expect(name, type, std::span<extent_t const>{wanted});
+    return expect(name, type,
+                  std::span{wanted.data(), static_cast<std::size_t>(Rank)});  // size() is the product
   }
 
   /// All bytes of a tensor, of types too that C++ does not have. `target` is as long as the tensor.
