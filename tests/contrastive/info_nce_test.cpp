@@ -1,8 +1,9 @@
-// The streamed loss against the dense one, finite differences, and itself on several ranks; its
-// limits, and what it takes of the arena.
+// The streamed loss against the dense one, PyTorch's, finite differences, and itself on several
+// ranks; its limits, and what it takes of the arena.
 #include <yoke/contrastive/info_nce.hpp>
 #include <yoke/cpu/context.hpp>
 #include <yoke/dry/context.hpp>
+#include <yoke/io/safetensors.hpp>
 #include <yoke/parallel/solo.hpp>
 #include <yoke/parallel/threads.hpp>
 
@@ -155,6 +156,20 @@ TEST_CASE("the streamed loss is the dense loss", "[info_nce]") {
   CAPTURE(rows, width, tile.tile_rows, tile.tile_columns);
   auto const p = random_pairs(rows, width, 0.7);
   check_same(streamed<double>(p, tile), dense(p), 1e-12);
+}
+
+TEST_CASE("the loss and its gradients are PyTorch's", "[info_nce]") {
+  auto const name = GENERATE("random", "sharp");
+  io::safetensors_file const file{std::string(YOKE_GOLDEN_DIR "/loss/") + name + ".safetensors"};
+  auto const rows = [&](char const* tensor) { return file.read<double>(tensor); };
+  auto const& shape = file.at("input/image").shape;
+  auto const scale = std::exp(rows("input/log_scale").at(0));
+  pairs const p{shape.at(0), shape.at(1), scale, rows("input/image"), rows("input/text")};
+  auto const o = streamed<double>(p, {.tile_rows = 8, .tile_columns = 16});
+  CHECK(difference({o.loss}, rows("output/loss")) < 1e-12);
+  CHECK(difference({o.d_scale * scale}, rows("gradient/log_scale")) < 1e-12);
+  CHECK(difference(o.d_image, rows("gradient/image")) < 1e-12);
+  CHECK(difference(o.d_text, rows("gradient/text")) < 1e-12);
 }
 
 TEST_CASE("four ranks are one, by gather and by ring", "[info_nce]") {
