@@ -184,6 +184,8 @@ class shards::reader {
         throw io::error("", "", "no class: no cls");
       into.label = read_label(text(file, r.label, "cls"));
     }
+    if (!what.images)
+      return;
     if (!r.image.present)
       throw io::error("", "", "no image: neither jpg, jpeg nor png");
     (*decode_)(bytes(file, r.image, std::uint64_t{1} << 30, "image"), into.image);

@@ -36,6 +36,7 @@ struct sample {
 struct wanted {
   bool captions = true;
   bool labels = false;
+  bool images = true;  // a reader alone can do without, a loader cannot
 };
 
 }  // namespace yoke::data

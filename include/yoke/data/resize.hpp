@@ -1,5 +1,5 @@
 // Resampling of 8-bit RGB images, bit for bit as Pillow's Image.resize does it: the filter's support grows with
-// the reduction, weights have 22 fractional bits, rows first, then columns, with 8 bits between the two passes.
+// the reduction, weights have 22 fractional bits, and there are 8 bits between the passes over rows and columns.
 #pragma once
 #include <yoke/core/expects.hpp>
 #include <yoke/core/tensor.hpp>
@@ -16,6 +16,11 @@ namespace yoke::data {
 
 /// The filters of Pillow's BOX, BILINEAR and BICUBIC (a = -0.5).
 enum class resampling { box, bilinear, bicubic };
+
+/// Which way an image is resampled first; the bytes between the two passes make it visible. Up to version 12
+/// Pillow takes rows first (save in images over 100 times as high as wide). Version 13 begins with the columns
+/// when the height loses more than twice the pixels that the width loses.
+enum class pass_order { pillow_13, rows_first };
 
 /// A part of an image, in pixels.
 struct rectangle {
@@ -114,50 +119,60 @@ class resizer {
   /// Resamples `part` of `from` (height, width, 3), looking at nothing outside of it, to fill `to` (height,
   /// width, 3). What Pillow gives for from.crop(part).resize(to).
   void operator()(view<std::uint8_t const, 3> from, rectangle part, view<std::uint8_t, 3> to,
-                  resampling filter = resampling::bicubic) {
+                  resampling filter = resampling::bicubic, pass_order order = pass_order::pillow_13) {
     expects(from.extent(2) == 3 && to.extent(2) == 3, "resize: images have three channels");
     expects(part.height > 0 && part.width > 0 && part.top >= 0 && part.left >= 0 &&
                 part.height <= from.extent(0) - part.top && part.width <= from.extent(1) - part.left,
             "resize: the part lies inside the image and is not empty");
-    expects(to.extent(0) > 0 && to.extent(1) > 0, "resize: the target is not empty");
-    auto const source_stride = from.extent(1) * 3, target_stride = to.extent(1) * 3;
-    auto const* const source = from.data + part.top * source_stride + part.left * 3;
-    auto const wide = part.width != to.extent(1), high = part.height != to.extent(0);
-    if (!wide && !high) {
-      for (extent_t y = 0; y < part.height; ++y)
-        std::memcpy(to.data + y * target_stride, source + y * source_stride,
-                    static_cast<std::size_t>(target_stride));
-      return;
+    auto const height = to.extent(0), width = to.extent(1);
+    expects(height > 0 && width > 0, "resize: the target is not empty");
+    auto const source = plane{from.data + (part.top * from.extent(1) + part.left) * 3, from.extent(1) * 3};
+    if (part.width != width)
+      columns_.set(part.width, width, filter);
+    if (part.height != height)
+      rows_.set(part.height, height, filter);
+    if (part.width == width && part.height == height) {
+      for (extent_t y = 0; y < height; ++y)
+        std::memcpy(to.data + y * width * 3, source.row(y), static_cast<std::size_t>(width * 3));
+    } else if (part.height == height) {
+      resize_rows(source, height, part.width, to.data, width);
+    } else if (part.width == width) {
+      combine_rows(source, to.data, height, width);
+    } else if (order == pass_order::pillow_13 && height < part.height &&
+               part.height - height > 2 * (part.width - width)) {
+      between_.resize(static_cast<std::size_t>(height * part.width * 3));
+      combine_rows(source, between_.data(), height, part.width);
+      resize_rows({between_.data(), part.width * 3}, height, part.width, to.data, width);
+    } else {
+      between_.resize(static_cast<std::size_t>(part.height * width * 3));
+      resize_rows(source, part.height, part.width, between_.data(), width);
+      combine_rows({between_.data(), width * 3}, to.data, height, width);
     }
-    if (wide)
-      columns_.set(part.width, to.extent(1), filter);
-    if (!high)
-      return resize_rows(source, source_stride, part.height, part.width, to.data, to.extent(1));
-    rows_.set(part.height, to.extent(0), filter);
-    if (!wide)
-      return combine_rows(source, source_stride, to);
-    between_.resize(static_cast<std::size_t>(part.height * target_stride));
-    resize_rows(source, source_stride, part.height, part.width, between_.data(), to.extent(1));
-    combine_rows(between_.data(), target_stride, to);
   }
   /// The whole image.
   void operator()(view<std::uint8_t const, 3> from, view<std::uint8_t, 3> to,
-                  resampling filter = resampling::bicubic) {
-    (*this)(from, rectangle{0, 0, from.extent(0), from.extent(1)}, to, filter);
+                  resampling filter = resampling::bicubic, pass_order order = pass_order::pillow_13) {
+    (*this)(from, rectangle{0, 0, from.extent(0), from.extent(1)}, to, filter, order);
   }
 
  private:
   static constexpr extent_t strip = 16;         // rows side by side in the first pass
   static constexpr extent_t lanes = strip * 4;  // one pixel of each, with a byte to spare
 
-  /// The first pass. Rows go through it in strips, turned so that one vector holds one column of the strip.
-  void resize_rows(std::uint8_t const* source, extent_t stride, extent_t height, extent_t width,
-                   std::uint8_t* target, extent_t targets) {
+  /// Rows of pixels that may be part of a wider image.
+  struct plane {
+    std::uint8_t const* data;
+    extent_t stride;  // bytes
+    std::uint8_t const* row(extent_t y) const { return data + y * stride; }
+  };
+
+  /// Changes the width. Rows go in strips, turned so that one vector holds one column of the strip.
+  void resize_rows(plane source, extent_t height, extent_t width, std::uint8_t* target, extent_t targets) {
     turned_.resize(static_cast<std::size_t>(width * lanes));
     for (extent_t top = 0; top < height; top += strip) {
       auto const rows = std::min(strip, height - top);
       for (extent_t r = 0; r < rows; ++r) {
-        auto const* from = source + (top + r) * stride;
+        auto const* from = source.row(top + r);
         auto* to = turned_.data() + r * 4;
         for (extent_t x = 0; x < width; ++x, from += 3, to += lanes) std::memcpy(to, from, 3);
       }
@@ -177,22 +192,22 @@ class resizer {
     }
   }
 
-  /// The second pass: each target row is a weighted sum of rows.
-  void combine_rows(std::uint8_t const* source, extent_t stride, view<std::uint8_t, 3> to) const {
-    auto const row = to.extent(1) * 3;
+  /// Changes the height: each target row is a weighted sum of rows.
+  void combine_rows(plane source, std::uint8_t* target, extent_t targets, extent_t width) const {
     constexpr extent_t piece = 128;
-    for (extent_t y = 0; y < to.extent(0); ++y) {
+    for (extent_t y = 0; y < targets; ++y) {
       auto const at = static_cast<std::size_t>(y);
       auto const* const weight = rows_.value.data() + y * rows_.taps;
-      for (extent_t x = 0; x < row; x += piece) {
-        auto const n = static_cast<std::size_t>(std::min(piece, row - x));
+      for (extent_t x = 0; x < width * 3; x += piece) {
+        auto const n = static_cast<std::size_t>(std::min(piece, width * 3 - x));
         std::array<std::int32_t, piece> sum;
         sum.fill(1 << (detail::axis_weights::fraction - 1));
-        auto const* from = source + rows_.first[at] * stride + x;
-        for (extent_t k = 0; k < rows_.count[at]; ++k, from += stride)
+        for (extent_t k = 0; k < rows_.count[at]; ++k) {
+          auto const* const from = source.row(rows_.first[at] + k) + x;
           for (std::size_t i = 0; i < n; ++i) sum[i] += weight[k] * from[i];
-        for (std::size_t i = 0; i < n; ++i)
-          to.data[y * row + x + static_cast<extent_t>(i)] = detail::to_byte(sum[i]);
+        }
+        auto* const out = target + y * width * 3 + x;
+        for (std::size_t i = 0; i < n; ++i) out[i] = detail::to_byte(sum[i]);
       }
     }
   }
