@@ -18,6 +18,7 @@ struct transformer_config {
   extent_t heads = 8;
   extent_t mlp_width = 0;  // 0: 4 * width
   gelu_kind gelu = gelu_kind::erf;
+  double norm_epsilon = 1e-5;
   bool causal = false;
   float dropout = 0;           // of each branch's output
   float stochastic_depth = 0;  // of the last block; earlier ones less, linearly from 0
@@ -67,8 +68,8 @@ struct transformer_block {
   stochastic_depth skip_attention, skip_mlp;
 
   transformer_block(scope s, transformer_config const& c, float depth_rate)
-      : norm_attention{s / "norm_attention", c.width},
-        norm_mlp{s / "norm_mlp", c.width},
+      : norm_attention{s / "norm_attention", c.width, c.norm_epsilon},
+        norm_mlp{s / "norm_mlp", c.width, c.norm_epsilon},
         attend{s / "attention", c},
         feed_forward{s / "mlp", c},
         drop_attention{s / "drop_attention", c.dropout},

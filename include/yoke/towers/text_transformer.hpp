@@ -21,6 +21,7 @@ struct text_transformer_config {
   text_pool pool = text_pool::end_token;
   bool causal = true;
   gelu_kind gelu = gelu_kind::erf;
+  double norm_epsilon = 1e-5;
   float dropout = 0;
   float stochastic_depth = 0;
   rematerialize remat = rematerialize::nothing;
@@ -39,11 +40,12 @@ class text_transformer {
                  .heads = c.heads,
                  .mlp_width = c.mlp_width,
                  .gelu = c.gelu,
+                 .norm_epsilon = c.norm_epsilon,
                  .causal = c.causal,
                  .dropout = c.dropout,
                  .stochastic_depth = c.stochastic_depth,
                  .remat = c.remat}},
-        norm_{s / "norm", c.width},
+        norm_{s / "norm", c.width, c.norm_epsilon},
         projection_{s / "projection", {.in = c.width, .out = c.embedding, .bias = false}} {}
 
   value<2> operator()(auto& t, tokens const& batch) const {

@@ -30,7 +30,9 @@ struct vit_config {
   extent_t mlp_width = 0;  // 0: 4 * width
   extent_t embedding = 512;
   vit_pool pool = vit_pool::class_token;
-  bool norm_before = true;  // a layer norm ahead of the blocks
+  bool norm_before = true;       // a layer norm ahead of the blocks
+  bool norm_after_pool = false;  // of a mean: the norm is of the mean, not of the rows that go into it
+  double norm_epsilon = 1e-5;
   gelu_kind gelu = gelu_kind::erf;
   float dropout = 0;
   float stochastic_depth = 0;
@@ -54,14 +56,15 @@ class vit {
                  .heads = c.heads,
                  .mlp_width = c.mlp_width,
                  .gelu = c.gelu,
+                 .norm_epsilon = c.norm_epsilon,
                  .dropout = c.dropout,
                  .stochastic_depth = c.stochastic_depth,
                  .remat = c.remat}},
-        norm_after_{s / "norm_after", c.width},
+        norm_after_{s / "norm_after", c.width, c.norm_epsilon},
         projection_{s / "projection",
                     {.in = c.width, .out = c.embedding, .bias = false, .deviation = deviation(c)}} {
     if (c.norm_before)
-      norm_before_.emplace(s / "norm_before", c.width);
+      norm_before_.emplace(s / "norm_before", c.width, c.norm_epsilon);
     if (c.has_class_token())
       class_token_ = s.weight("class_token", shape{c.width}, deviation(c));
   }
@@ -78,9 +81,11 @@ class vit {
     auto x = patch_(t, ops::patches(t, images, config_.patch_size));
     x = ops::with_positions(t, x, count, class_token_, positions_);
     x = blocks_(t, norm_before_ ? (*norm_before_)(t, x) : x, runs);
-    if (config_.pool == vit_pool::class_token)  // only the pooled rows need the norm
-      return projection_(t, norm_after_(t, ops::pool(t, x, runs, pool_kind::first)));
-    auto const kind = config_.has_class_token() ? pool_kind::mean_rest : pool_kind::mean;
+    auto const kind = config_.pool == vit_pool::class_token ? pool_kind::first
+                      : config_.has_class_token()           ? pool_kind::mean_rest
+                                                            : pool_kind::mean;
+    if (kind == pool_kind::first || config_.norm_after_pool)  // only the pooled rows need the norm
+      return projection_(t, norm_after_(t, ops::pool(t, x, runs, kind)));
     return projection_(t, ops::pool(t, norm_after_(t, x), runs, kind));
   }
 

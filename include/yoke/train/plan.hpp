@@ -1,6 +1,7 @@
 // What a step will take, before any of it is taken: the same code on the dry backend.
 #pragma once
 #include <yoke/contrastive/contrastive_step.hpp>
+#include <yoke/contrastive/encode.hpp>
 #include <yoke/contrastive/inputs.hpp>
 #include <yoke/dry/context.hpp>
 #include <yoke/optim/adam_w.hpp>
@@ -30,6 +31,22 @@ step_plan plan_step(Model const& model, parameter_list const& list, extent_t bat
   contrastive::caption_batch const texts{{runs, {nullptr, {{runs.rows}}}}};
   contrastive::contrastive_step(c, ranks, model, store, images, texts, options);
   return {c.memory.peak(), c.gradient_memory.peak(), c.persistent_bytes, list.count(), c.multiply_adds};
+}
+
+/// Bytes of the activation stack that embedding `batch` samples at a time takes, by either tower.
+template <element T, class Model>
+std::size_t plan_encode(Model const& model, parameter_list const& list, extent_t batch, shape<3> image,
+                        extent_t caption_length) {
+  using A = accumulator_t<T>;
+  dry::context<T> c;
+  parameter_store<dry::context<T>> const store{c, list};
+  auto const rows = make<A>(c, shape{batch, model.embedding});
+  contrastive::pixel_batch const images{.pixels = {nullptr, {{batch, image[0], image[1], image[2]}}}};
+  auto const runs = segments::uniform(batch, caption_length);
+  contrastive::caption_batch const texts{{runs, {nullptr, {{runs.rows}}}}};
+  contrastive::encode(c, model.image, store, images, batch, rows);
+  contrastive::encode(c, model.text, store, texts, batch, rows);
+  return c.memory.peak();
 }
 
 }  // namespace yoke::train

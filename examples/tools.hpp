@@ -1,0 +1,130 @@
+// What the tools share: checkpoints of CLIP models as they save and read them, and the held-out evaluation.
+#pragma once
+#include <yoke/contrastive/presets.hpp>
+#include <yoke/cpu/context.hpp>
+#include <yoke/data/batch.hpp>
+#include <yoke/eval/embed.hpp>
+#include <yoke/eval/prompts.hpp>
+#include <yoke/eval/retrieval.hpp>
+#include <yoke/eval/zero_shot.hpp>
+#include <yoke/text/sentencepiece.hpp>
+#include <yoke/train/checkpoint.hpp>
+#include <yoke/train/open_clip_model.hpp>
+#include <yoke/train/plan.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace tools {
+
+using namespace yoke;
+
+/// What a caption's class is called, and the sentences that it is put into.
+struct prompts {
+  std::vector<std::string> names, templates;
+
+  prompts(std::vector<std::string> n, std::vector<std::string> t)
+      : names{std::move(n)}, templates{std::move(t)} {}
+  /// Files with one a line; without a file of templates, the library's few.
+  prompts(std::string const& names_file, std::string const& templates_file)
+      : names{eval::read_class_names(names_file)},
+        templates{templates_file.empty() ? eval::default_templates() : eval::read_templates(templates_file)} {
+  }
+};
+
+inline contrastive::pixel_batch pixels_of(data::batch const& b, io::open_clip_preprocess const& p) {
+  contrastive::pixel_batch batch{.pixels = b.images()};
+  std::copy(p.mean.begin(), p.mean.end(), batch.mean.begin());
+  std::copy(p.deviation.begin(), p.deviation.end(), batch.deviation.begin());
+  return batch;
+}
+
+inline contrastive::caption_batch captions_of(data::batch const& b) {
+  return {tokens{b.token_segments(), b.token_ids()}};
+}
+
+/// The part of a checkpoint that says what its model is.
+struct saved_model {
+  static constexpr char const* configuration = "open_clip_config.json";
+  static constexpr char const* tokenizer = "tokenizer.model";
+
+  std::string folder;
+  io::open_clip_config config;
+  text::sentence_piece tokenize;
+
+  explicit saved_model(std::string const& path)
+      : folder{io::committed_folder(path)},
+        config{io::read_open_clip_config(folder + "/" + configuration)},
+        tokenize{text::sentence_piece::load(folder + "/" + tokenizer,
+                                            {.context_length = config.text.context_length})} {}
+};
+
+/// A trained model, ready to embed: float on this machine.
+class encoder {
+ public:
+  using context_type = cpu::context<float>;
+
+  encoder(std::string const& checkpoint, extent_t batch)
+      : saved_{checkpoint},
+        model_{contrastive::clip(scope{list_}, train::from_open_clip(saved_.config))},
+        device_{
+            train::plan_encode<float>(model_, list_, batch, shape{image_size(), image_size(), extent_t{3}},
+                                      saved_.config.text.context_length),
+            mebibytes(1)},
+        store_{device_, list_},
+        batch_{batch} {
+    train::load_parameters(saved_.folder, device_, list_, store_);
+  }
+
+  saved_model const& saved() const { return saved_; }
+  extent_t image_size() const { return saved_.config.vision.image_size; }
+  extent_t batch() const { return batch_; }
+  eval::embeddings empty() const { return {model_.embedding, {}}; }
+
+  eval::embeddings texts(std::span<std::string const> lines) {
+    return eval::embed_texts(device_, model_, store_, saved_.tokenize, lines, batch_);
+  }
+  void images(data::batch const& b, eval::embeddings& to) {
+    eval::embed_images(device_, model_, store_, pixels_of(b, saved_.config.preprocess), batch_, to);
+  }
+
+ private:
+  saved_model saved_;
+  parameter_list list_;
+  contrastive::clip_model model_;
+  context_type device_;
+  parameter_store<context_type> store_;
+  extent_t batch_;
+};
+
+/// Prints the figures of a zero-shot classification.
+inline void print(eval::zero_shot_result const& r, std::vector<std::string> const& names, bool each_class) {
+  std::printf("zero-shot on %lld images of %lld classes: top-1 %.1f %%, top-5 %.1f %% (chance %.1f %%)\n",
+              static_cast<long long>(r.images), static_cast<long long>(r.classes), 100 * r.top1, 100 * r.top5,
+              100 * r.chance);
+  if (!each_class)
+    return;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (r.per_class[i] == r.per_class[i])
+      std::printf("  %-24s %5.1f %%\n", names[i].c_str(), 100 * r.per_class[i]);
+    else
+      std::printf("  %-24s no images\n", names[i].c_str());
+  }
+}
+
+/// Runs a tool: what goes wrong is one line on standard error and exit status 1.
+template <class F>
+int run(char const* tool, F const& f) {
+  try {
+    f();
+    return 0;
+  } catch (std::exception const& e) {
+    std::fprintf(stderr, "%s: %s\n", tool, e.what());
+    return 1;
+  }
+}
+
+}  // namespace tools

@@ -1,0 +1,116 @@
+// yoke-train: trains a two-tower model on image-text shards, or on the built-in scenes, and reports what it learned.
+#include "train.hpp"
+
+#include <CLI/CLI.hpp>
+
+namespace {
+
+void add_options(CLI::App& app, train_tool::settings& s) {
+  app.description(
+      "Trains an image tower and a text tower contrastively.\n\n"
+      "Examples:\n"
+      "  yoke-train --train-data scenes --out run\n"
+      "  yoke-train --train-data 'cc3m-{00000..00331}.tar' --model ViT-B-32 --batch-size 1024 --micro-batch "
+      "64\n"
+      "  yoke-train --resume run/checkpoint --out run        goes on bitwise as if it had never stopped\n\n"
+      "Options have OpenCLIP's names where they mean the same.");
+  app.set_version_flag("--version", std::string(yoke::version));
+  auto const* const positive = &CLI::PositiveNumber;
+
+  auto* const data = app.add_option_group("Data");
+  data->add_option("--train-data", s.train_data,
+                   "Shards, {000..123} counts, or \"scenes\": generated images and captions")
+      ->capture_default_str();
+  data->add_option("--val-data", s.val_data,
+                   "Held-out shards with cls, for zero-shot accuracy after each epoch");
+  data->add_option("--classnames", s.classnames,
+                   "File with the name of class 0, 1, … a line, for --val-data");
+  data->add_option("--templates", s.templates, "File with a sentence a line, {} where the class's name goes");
+  data->add_option("--train-num-samples", s.train_samples, "Samples of an epoch; 0 counts them in the shards")
+      ->capture_default_str();
+  data->add_option("--tokenizer", s.tokenizer,
+                   "SentencePiece model; without it one is trained on the captions");
+  data->add_option("--vocabulary", s.vocabulary, "Most tokens of a trained tokenizer")
+      ->check(*positive)
+      ->capture_default_str();
+  data->add_option("--workers", s.workers, "Threads that decode and augment")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  data->add_option("--flip", s.flip, "Probability of mirroring a training image")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  data->add_option("--crop", s.crop,
+                   "Smallest share of its area that a training image is cropped to; 1: none")
+      ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
+
+  auto* const model = app.add_option_group("Model");
+  model
+      ->add_option("--model", s.model,
+                   "ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14, small, tiny, scenes, or the path of an "
+                   "OpenCLIP model configuration")
+      ->capture_default_str();
+  model
+      ->add_option("--precision", s.precision,
+                   "Of the towers; parameters, statistics and the loss are always fp32")
+      ->check(CLI::IsMember({"fp32", "bf16", "amp_bf16"}))
+      ->capture_default_str();
+  model->add_flag("--grad-checkpointing", s.remat, "Keep the blocks' inputs only and compute the rest again");
+
+  auto* const training = app.add_option_group("Training");
+  training->add_option("--batch-size", s.batch, "Pairs of a step, all contrasted with each other")
+      ->check(*positive)
+      ->capture_default_str();
+  training
+      ->add_option("--micro-batch", s.micro_batch,
+                   "Pairs in the towers at a time, a divisor of the batch; less memory, "
+                   "the same gradients, a third more work; 0 takes what fits")
+      ->capture_default_str();
+  training->add_option("--epochs", s.epochs)->check(*positive)->capture_default_str();
+  training->add_option("--lr", s.rate, "Peak learning rate")->check(*positive)->capture_default_str();
+  training->add_option("--lr-scheduler", s.scheduler)
+      ->check(CLI::IsMember({"cosine", "linear", "const"}))
+      ->capture_default_str();
+  training->add_option("--warmup", s.warmup, "Steps to the peak; -1: a tenth of all, at most 2000")
+      ->capture_default_str();
+  training->add_option("--wd", s.optimizer.weight_decay, "Decoupled decay of matrices")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  training->add_option("--beta1", s.optimizer.beta1)->check(CLI::Range(0.0, 0.9999))->capture_default_str();
+  training->add_option("--beta2", s.optimizer.beta2)->check(CLI::Range(0.0, 0.99999))->capture_default_str();
+  training->add_option("--eps", s.optimizer.epsilon)->check(*positive)->capture_default_str();
+  training->add_option("--grad-clip-norm", s.clip_norm, "Largest norm of all gradients; 0: no limit")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  training->add_option("--seed", s.seed)->capture_default_str();
+
+  auto* const output = app.add_option_group("Output");
+  output->add_option("--out", s.out, "Folder for checkpoint, metrics.jsonl and report.html")
+      ->capture_default_str();
+  output->add_option("--resume", s.resume,
+                     "Checkpoint to go on from, with the options that it was trained with");
+  output->add_option("--save-every", s.save_every, "Steps between checkpoints; 0: after each epoch")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  output->add_option("--log-every", s.log_every, "Steps between progress lines")
+      ->check(*positive)
+      ->capture_default_str();
+  output->add_option("--stop-after", s.stop_after, "Save and stop after this step; 0: run to the end")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  CLI::App app;
+  train_tool::settings settings;
+  add_options(app, settings);
+  CLI11_PARSE(app, count, arguments);
+  return tools::run("yoke-train", [&] {
+    if (settings.precision == "fp32")
+      train_tool::train<float>(settings);
+    else
+      train_tool::train<yoke::bf16>(settings);
+  });
+}
