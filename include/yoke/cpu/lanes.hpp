@@ -50,15 +50,12 @@ lanes_t<A> load(A const* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-inline lanes_t<float> load(bf16 const* p) {  // zeros below: cheaper than widening and a shift
-  using half = std::uint16_t __attribute__((vector_size(vector_bytes / 2)));
-  constexpr int n = lanes<float>::count;
-  half h;
-  std::memcpy(&h, p, sizeof h);
+inline lanes_t<float> load(bf16 const* p) {
+  using whole = std::uint32_t __attribute__((vector_size(vector_bytes)));
   return [&]<int... I>(std::integer_sequence<int, I...>) {
-    return std::bit_cast<lanes_t<float>>(__builtin_shufflevector(h, half{}, (I % 2 == 0 ? n : I / 2)...));
+    return std::bit_cast<lanes_t<float>>(whole{p[I].bits...} << 16);  // one widening load
   }
-  (std::make_integer_sequence<int, 2 * n>{});
+  (std::make_integer_sequence<int, lanes<float>::count>{});
 }
 
 template <class A>
@@ -131,6 +128,16 @@ inline lanes_t<double> logarithm(lanes_t<double> x) {
   return x;
 }
 
+/// Lanes I of a and b one after the other.
+template <class A, int... I>
+lanes_t<A> shuffle(lanes_t<A> a, lanes_t<A> b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, I...);
+#else  // gcc knows the other as well, but nvcc before gcc does not
+  return __builtin_shuffle(a, b, typename lanes<A>::bits{I...});
+#endif
+}
+
 /// Row r of the square becomes its column r: the off-diagonal quarters change places, then those
 /// of each quarter, and so on. By recursion, so that the rows stay in registers.
 template <class A, int Half = lanes<A>::count / 2>
@@ -141,8 +148,8 @@ template <class A, int Half = lanes<A>::count / 2>
       for (int i = 0; i < n; ++i)
         if ((i & Half) == 0) {
           auto const a = rows[i], b = rows[i + Half];
-          rows[i] = __builtin_shufflevector(a, b, ((I & Half) == 0 ? I : n + I - Half)...);
-          rows[i + Half] = __builtin_shufflevector(a, b, ((I & Half) == 0 ? I + Half : n + I)...);
+          rows[i] = shuffle<A, ((I & Half) == 0 ? I : n + I - Half)...>(a, b);
+          rows[i + Half] = shuffle<A, ((I & Half) == 0 ? I + Half : n + I)...>(a, b);
         }
     }
     (std::make_integer_sequence<int, n>{});
