@@ -84,9 +84,11 @@ void map_line(extent_t n, store how, F const& f, T* to, From const*... from) {
 
 template <class A>
 A sum_of_lanes(lanes_t<A> v) {
-  A sum = 0;
-  for (int i = 0; i < lanes<A>::count; ++i) sum += v[i];
-  return sum;
+  std::array<A, lanes<A>::count> part;
+  save(part.data(), v);
+  for (auto n = part.size() / 2; n > 0; n /= 2)
+    for (std::size_t i = 0; i < n; ++i) part[i] += part[i + n];
+  return part[0];
 }
 
 /// The sum of f(from[i]...) over n elements, where f(0...) is 0.
@@ -97,25 +99,36 @@ A sum_line(extent_t n, F const& f, From const*... from) {
   return sum_of_lanes<A>(sum);
 }
 
-/// to (width) = or += the sum over rows, which add(first, last, sums) adds to `sums`: in blocks that
-/// depend on the number of rows alone, so that the result does not depend on that of threads.
-template <class T, class A, class F>
-void sum_over_rows(context<T>& c, extent_t rows, extent_t width, store how, A* to, F const& add) {
+/// Each of `to` (width; null: not wanted) = or += a sum over rows. add(first, last, sums) adds those of
+/// some rows to as many lines of `sums`. Rows go in blocks that depend on their number alone, so that
+/// the result does not depend on that of threads.
+template <class T, class F, class... A>
+void sum_over_rows(context<T>& c, extent_t rows, extent_t width, store how, F const& add, A*... to) {
+  using number = accumulator_t<T>;
+  constexpr extent_t lines = sizeof...(to);
   auto const block = std::max<extent_t>(16, (rows + 63) / 64);
   auto const blocks = (rows + block - 1) / block;
-  auto* const sums = c.template scratch<A>(blocks * width);
+  auto* const sums = c.template scratch<number>(blocks * lines * width);
   parallel_for(blocks, std::max<extent_t>(1, least_rows(width) / block), [&](extent_t first, extent_t last) {
     for (auto b = first; b < last; ++b) {
-      std::fill_n(sums + b * width, width, A{0});
-      add(b * block, std::min(rows, (b + 1) * block), sums + b * width);
+      std::fill_n(sums + b * lines * width, lines * width, number{0});
+      add(b * block, std::min(rows, (b + 1) * block), sums + b * lines * width);
     }
   });
-  parallel_for(width, least_elements, [&](extent_t first, extent_t last) {
-    if (how == store::overwrite)
-      std::fill(to + first, to + last, A{0});
-    for (extent_t b = 0; b < blocks; ++b)
-      map_line(
-          last - first, store::accumulate, [](auto x) { return x; }, to + first, sums + b * width + first);
+  parallel_for(width, least_elements / 16, [&](extent_t first, extent_t last) {
+    extent_t line = 0;
+    auto const merge = [&](number* sum) {
+      auto const* const part = sums + line++ * width;
+      if (sum == nullptr)
+        return;
+      if (how == store::overwrite)
+        std::fill(sum + first, sum + last, number{0});
+      for (extent_t b = 0; b < blocks; ++b)
+        map_line(
+            last - first, store::accumulate, [](auto x) { return x; }, sum + first,
+            part + b * lines * width + first);
+    };
+    (merge(to), ...);
   });
 }
 

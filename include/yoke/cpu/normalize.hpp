@@ -14,12 +14,34 @@ template <class T>
 void sum_rows(context<T>& c, view<std::type_identity_t<T> const, 2> x,
               view<accumulator_t<std::type_identity_t<T>>, 1> to, store how) {
   auto const width = x.extent(1);
-  detail::sum_over_rows(c, x.extent(0), width, how, to.data, [&](extent_t first, extent_t last, auto* sums) {
+  auto const add = [&](extent_t first, extent_t last, accumulator_t<T>* sums) {
     for (auto r = first; r < last; ++r)
       detail::map_line(
           width, store::accumulate, [](auto v) { return v; }, sums, x.data + r * width);
-  });
+  };
+  detail::sum_over_rows(c, x.extent(0), width, how, add, to.data);
 }
+
+namespace detail {
+
+template <class T, class A>
+A sum_of_squares(extent_t n, T const* x, A mean) {
+  constexpr extent_t w = lanes<A>::count;
+  lanes_t<A> sum{};
+  extent_t i = 0;
+  for (; i + w <= n; i += w) {
+    auto const d = load(x + i) - mean;
+    sum += d * d;
+  }
+  auto squares = sum_of_lanes<A>(sum);
+  for (; i < n; ++i) {
+    auto const d = static_cast<A>(x[i]) - mean;
+    squares += d * d;
+  }
+  return squares;
+}
+
+}  // namespace detail
 
 /// y = (x - mean) / sqrt(variance + epsilon) * gain + bias for each row, mean and 1 / deviation
 /// (rows) kept for the backward pass.
@@ -38,22 +60,7 @@ void layer_norm_forward(context<T>&, view<std::type_identity_t<T> const, 2> x,
       auto const* const row = x.data + r * width;
       auto const m = share * detail::sum_line<A>(
                                  width, [](auto v) { return v; }, row);
-      A squares = 0;
-      {
-        detail::lanes_t<A> sum{};
-        auto const* left = row;
-        constexpr extent_t w = detail::lanes<A>::count;
-        auto const whole = width / w * w;
-        for (extent_t i = 0; i < whole; i += w) {
-          auto const d = detail::load(left + i) - m;
-          sum += d * d;
-        }
-        squares = detail::sum_of_lanes<A>(sum);
-        for (auto i = whole; i < width; ++i) {
-          auto const d = static_cast<A>(left[i]) - m;
-          squares += d * d;
-        }
-      }
+      auto const squares = detail::sum_of_squares(width, row, m);
       auto const s = 1 / std::sqrt(squares * share + epsilon);
       mean.data[r] = m;
       reciprocal_deviation.data[r] = s;
@@ -77,36 +84,44 @@ void layer_norm_backward(context<T>& c, view<std::type_identity_t<T> const, 2> x
   using A = accumulator_t<T>;
   auto const width = x.extent(1);
   auto const share = A{1} / static_cast<A>(width);
-  if (dx.extent(0) != 0)
-    parallel_for(x.extent(0), detail::least_rows(width), [&](extent_t first, extent_t last) {
-      for (auto r = first; r < last; ++r) {
-        auto const *const row = x.data + r * width, *const up = dy.data + r * width;
-        auto const m = mean.data[r], s = reciprocal_deviation.data[r];
-        detail::lanes_t<A> sum{}, along{};
-        detail::for_lanes<A>(width, [&](auto const& at) {
-          auto const g = at(up) * at(gain.data);
-          sum += g;
-          along += g * (at(row) - m);
-        });
-        auto const a = share * detail::sum_of_lanes<A>(sum);
-        auto const b = share * s * s * detail::sum_of_lanes<A>(along);
-        detail::map_line(
-            width, how, [=](auto v, auto u, auto g) { return (u * g - a - (v - m) * b) * s; },
-            dx.data + r * width, row, up, gain.data);
-      }
+  auto const row_gradient = [&](extent_t r) {
+    auto const *const row = x.data + r * width, *const up = dy.data + r * width;
+    auto const m = mean.data[r], s = reciprocal_deviation.data[r];
+    detail::lanes_t<A> sum{}, along{};
+    detail::for_lanes<A>(width, [&](auto const& at) {
+      auto const g = at(up) * at(gain.data);
+      sum += g;
+      along += g * (at(row) - m);
     });
-  if (dgain.extent(0) != 0)
-    detail::sum_over_rows(c, x.extent(0), width, store::accumulate, dgain.data,
-                          [&](extent_t first, extent_t last, A* sums) {
-                            for (auto r = first; r < last; ++r) {
-                              auto const m = mean.data[r], s = reciprocal_deviation.data[r];
-                              detail::map_line(
-                                  width, store::accumulate, [=](auto v, auto u) { return (v - m) * s * u; },
-                                  sums, x.data + r * width, dy.data + r * width);
-                            }
-                          });
-  if (dbias.extent(0) != 0)
-    sum_rows(c, dy, dbias, store::accumulate);
+    auto const a = share * s * detail::sum_of_lanes<A>(sum);
+    auto const b = share * s * s * s * detail::sum_of_lanes<A>(along);
+    detail::map_line(
+        width, how, [=](auto v, auto u, auto g) { return u * g * s - a - (v - m) * b; }, dx.data + r * width,
+        row, up, gain.data);
+  };
+  if (dgain.extent(0) == 0 && dbias.extent(0) == 0) {
+    if (dx.extent(0) != 0)
+      parallel_for(x.extent(0), detail::least_rows(width), [&](extent_t first, extent_t last) {
+        for (auto r = first; r < last; ++r) row_gradient(r);
+      });
+    return;
+  }
+  auto const add = [&](extent_t first, extent_t last, A* sums) {
+    for (auto r = first; r < last; ++r) {
+      if (dx.extent(0) != 0)
+        row_gradient(r);
+      auto const *const row = x.data + r * width, *const up = dy.data + r * width;
+      auto const m = mean.data[r], s = reciprocal_deviation.data[r];
+      detail::for_lanes<A>(width, [&](auto const& at) {
+        auto const u = at(up);
+        at(sums, at(sums) + (at(row) - m) * s * u);
+        at(sums + width, at(sums + width) + u);
+      });
+    }
+  };
+  detail::sum_over_rows(c, x.extent(0), width, store::accumulate, add,
+                        dgain.extent(0) == 0 ? nullptr : dgain.data,
+                        dbias.extent(0) == 0 ? nullptr : dbias.data);
 }
 
 /// y = x / |x| for each row, the norm taken as at least 1e-12; and 1 / norm (rows).

@@ -2,6 +2,7 @@
 #pragma once
 #include <yoke/core/kernels.hpp>
 #include <yoke/cpu/lines.hpp>
+#include <yoke/cpu/vector_math.hpp>
 
 #include <algorithm>
 #include <array>
@@ -57,15 +58,18 @@ void adam_w_update(context<T>&, adam_w_coefficients w,
     auto *const g = gradient.data + first, *const m = first_moment.data + first,
                 *const v = second_moment.data + first, *const p = master.data + first;
     auto* const copy = compute.extent(0) == 0 ? nullptr : compute.data + first;
-    for (extent_t i = 0; i < last - first; ++i) {
-      auto const x = g[i] * scale;
-      auto const a = m[i] = m[i] * beta1 + x * rest1;
-      auto const b = v[i] = v[i] * beta2 + x * x * rest2;
-      p[i] = p[i] * shrink - size * (a / (std::sqrt(b) * root + epsilon));
-      g[i] = 0;
+    detail::for_lanes<A>(last - first, [&](auto const& at) {
+      auto const x = at(g) * scale;
+      auto const a = at(m) * beta1 + x * rest1;
+      auto const b = at(v) * beta2 + x * x * rest2;
+      auto const y = at(p) * shrink - size * (a / (detail::square_root(b) * root + epsilon));
+      at(g, detail::lanes_t<A>{});
+      at(m, a);
+      at(v, b);
+      at(p, y);
       if (copy != nullptr)
-        copy[i] = static_cast<T>(p[i]);
-    }
+        at(copy, y);
+    });
   });
 }
 

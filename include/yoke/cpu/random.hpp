@@ -18,7 +18,7 @@ namespace detail {
 /// What random_key::draw gives, for many quads at once in a form that compilers vectorise.
 class quads {
  public:
-  static constexpr std::size_t count = 32;
+  static constexpr std::size_t count = 64;
 
   quads(random_key key, std::uint64_t stream, std::uint64_t sample)
       : sample_{key.first_sample + sample}, key_{mix(mix(key.seed, stream), key.step)} {}

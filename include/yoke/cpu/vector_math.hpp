@@ -2,6 +2,7 @@
 #pragma once
 #include <yoke/cpu/lanes.hpp>
 
+#include <bit>
 #include <cmath>
 #include <type_traits>
 #include <utility>
@@ -17,6 +18,23 @@ template <class V>
 V logistic(V x) {
   auto const e = exponential(x < 0 ? x : -x);
   return (x < 0 ? e : V{} + 1) / (1 + e);
+}
+
+/// The square root of what is not negative, to 1 unit in the last place. In plain arithmetic: the
+/// library's function may set errno, and is not vectorised for that.
+inline lanes_t<float> square_root(lanes_t<float> x) {
+  // From the bits, 1 / sqrt(x) to 7e-4 (Walczyk et al., "Improving the accuracy of the fast inverse square root",
+  // Entropy 2021), one of Newton's steps, and one for the root itself.
+  auto y = std::bit_cast<lanes_t<float>>(0x5f1ffff9 - (std::bit_cast<lanes<float>::bits>(x) >> 1));
+  y = y * 0.703952253f * (2.38924456f - x * y * y);
+  y = y * (1.5f - 0.5f * x * y * y);
+  auto const root = x * y;
+  auto const better = root + 0.5f * y * (x - root * root);
+  return x > 3.4e38f ? x : better;
+}
+inline lanes_t<double> square_root(lanes_t<double> x) {
+  for (int i = 0; i < lanes<double>::count; ++i) x[i] = std::sqrt(x[i]);
+  return x;
 }
 
 /// The normal distribution: its density and its integral from -infinity.
