@@ -12,7 +12,7 @@ using Catch::Matchers::ContainsSubstring;
 using Catch::Matchers::MessageMatches;
 using names = std::vector<std::string>;
 
-TEST_CASE("a file comes back as it was written", "[io]") {
+TEST_CASE("file: a file comes back as it was written", "[io]") {
   scratch_folder const folder;
   for (auto const size : {0, 1, 65535, 65536, 65537, 3'000'000}) {
     std::string text(static_cast<std::size_t>(size), '\0');
@@ -27,7 +27,7 @@ TEST_CASE("a file comes back as it was written", "[io]") {
   CHECK(folder.names() == names{"file"});
 }
 
-TEST_CASE("what cannot be read is named, with the system's words", "[io]") {
+TEST_CASE("file: what cannot be read is named, with the system's words", "[io]") {
   scratch_folder const folder;
   CHECK_THROWS_MATCHES(
       io::read_file(folder / "missing"), io::error,
@@ -38,11 +38,11 @@ TEST_CASE("what cannot be read is named, with the system's words", "[io]") {
                        MessageMatches(ContainsSubstring("none/file: cannot create: No such file")));
 }
 
-TEST_CASE("a file without a size, such as those of /proc, is read", "[io]") {
+TEST_CASE("file: a file without a size, such as those of /proc, is read", "[io]") {
   CHECK_THAT(io::read_file("/proc/self/status"), ContainsSubstring("Pid:"));
 }
 
-TEST_CASE("a file that shrinks while it is read is reported", "[io]") {
+TEST_CASE("file: a file that shrinks while it is read is reported", "[io]") {
   scratch_folder const folder;
   io::write_file_atomically(folder / "file", "0123456789");
   io::input_file const file{folder / "file"};
@@ -54,7 +54,7 @@ TEST_CASE("a file that shrinks while it is read is reported", "[io]") {
                        MessageMatches(ContainsSubstring("byte 8: the file was cut short")));
 }
 
-TEST_CASE("without commit nothing changes and nothing is left", "[io]") {
+TEST_CASE("file: without commit nothing changes and nothing is left", "[io]") {
   scratch_folder const folder;
   io::write_file_atomically(folder / "file", "old");
   {
@@ -67,7 +67,7 @@ TEST_CASE("without commit nothing changes and nothing is left", "[io]") {
   CHECK(folder.names() == names{"file"});
 }
 
-TEST_CASE("two writers of one file do not meet; the later commit stays", "[io]") {
+TEST_CASE("file: two writers of one file do not meet; the later commit stays", "[io]") {
   scratch_folder const folder;
   io::atomic_writer first{folder / "file"}, second{folder / "file"};
   second.write("second");
@@ -81,7 +81,7 @@ TEST_CASE("two writers of one file do not meet; the later commit stays", "[io]")
   CHECK_THROWS_AS(first.commit(), yoke::precondition_error);
 }
 
-TEST_CASE("writing at offsets and appending do not disturb each other", "[io]") {
+TEST_CASE("file: writing at offsets and appending do not disturb each other", "[io]") {
   scratch_folder const folder;
   io::atomic_writer writer{folder / "file"};
   writer.write("abc");
@@ -91,7 +91,7 @@ TEST_CASE("writing at offsets and appending do not disturb each other", "[io]") 
   CHECK(io::read_file(folder / "file") == "abcdXY");
 }
 
-TEST_CASE("a failed write names the file and says why; the old file stays", "[io]") {
+TEST_CASE("file: a failed write names the file and says why; the old file stays", "[io]") {
   scratch_folder const folder;
   io::write_file_atomically(folder / "file", "old");
   std::string const large(200'000, 'x');
@@ -123,7 +123,7 @@ TEST_CASE("a failed write names the file and says why; the old file stays", "[io
   CHECK(folder.names() == names{"file"});
 }
 
-TEST_CASE("a folder's parent", "[io]") {
+TEST_CASE("file: a folder's parent", "[io]") {
   CHECK(io::detail::parent_folder("a") == ".");
   CHECK(io::detail::parent_folder("a/b") == "a");
   CHECK(io::detail::parent_folder("a/b///") == "a");

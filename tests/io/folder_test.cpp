@@ -40,7 +40,7 @@ bool refuse_exchange() {
 
 }  // namespace
 
-TEST_CASE("a folder is written, then replaced", "[io]") {
+TEST_CASE("folder: a folder is written, then replaced", "[io]") {
   scratch_folder const base;
   auto const path = base / "checkpoint";
   save(path, "one");
@@ -50,7 +50,7 @@ TEST_CASE("a folder is written, then replaced", "[io]") {
   CHECK(base.names() == names{"checkpoint"});
 }
 
-TEST_CASE("a file system that cannot exchange names is served by two renames", "[io]") {
+TEST_CASE("folder: a file system that cannot exchange names is served by two renames", "[io]") {
   scratch_folder const base;
   auto const path = base / "checkpoint";
   auto const words = failure_in_child([&] {
@@ -63,7 +63,7 @@ TEST_CASE("a file system that cannot exchange names is served by two renames", "
   CHECK(words.empty());
 }
 
-TEST_CASE("without commit nothing changes and nothing is left", "[io]") {
+TEST_CASE("folder: without commit nothing changes and nothing is left", "[io]") {
   scratch_folder const base;
   auto const path = base / "checkpoint";
   save(path, "one");
@@ -77,7 +77,7 @@ TEST_CASE("without commit nothing changes and nothing is left", "[io]") {
   CHECK(base.names() == names{"checkpoint"});
 }
 
-TEST_CASE("a folder with other things in it is never replaced", "[io]") {
+TEST_CASE("folder: a folder with other things in it is never replaced", "[io]") {
   scratch_folder const base;
   auto const path = base / "home";
   REQUIRE(::mkdir(path.c_str(), 0777) == 0);
@@ -108,7 +108,7 @@ TEST_CASE("a folder with other things in it is never replaced", "[io]") {
   }
 }
 
-TEST_CASE("a link to a folder stays a link", "[io]") {
+TEST_CASE("folder: a link to a folder stays a link", "[io]") {
   scratch_folder const base;
   auto const path = base / "checkpoint", link = base / "latest";
   save(path, "one");
@@ -123,7 +123,7 @@ TEST_CASE("a link to a folder stays a link", "[io]") {
                        MessageMatches(ContainsSubstring("follow the link")));
 }
 
-TEST_CASE("removing a folder does not follow links", "[io]") {
+TEST_CASE("folder: removing a folder does not follow links", "[io]") {
   scratch_folder const base;
   io::write_file_atomically(base / "outside", "stays");
   REQUIRE(::mkdir((base / "folder").c_str(), 0777) == 0);
@@ -132,7 +132,7 @@ TEST_CASE("removing a folder does not follow links", "[io]") {
   CHECK(base.names() == names{"outside"});
 }
 
-TEST_CASE("a file that was promised must be there, and so must the marker", "[io]") {
+TEST_CASE("folder: a file that was promised must be there, and so must the marker", "[io]") {
   scratch_folder const base;
   auto const path = base / "checkpoint";
   save(path, "one");
@@ -155,7 +155,7 @@ TEST_CASE("a file that was promised must be there, and so must the marker", "[io
   CHECK(base.names() == names{"checkpoint"});
 }
 
-TEST_CASE("what killed writers left is removed, what living ones write is not", "[io]") {
+TEST_CASE("folder: what killed writers left is removed, what living ones write is not", "[io]") {
   scratch_folder const base;
   auto const path = base / "checkpoint";
   for (auto const* name : {"checkpoint.tmp-1", "checkpoint.tmp-99-3", "checkpoint.tmp-x", "other.tmp-1"}) {
@@ -173,8 +173,9 @@ TEST_CASE("what killed writers left is removed, what living ones write is not", 
   CHECK(base.names() == names{"checkpoint", "checkpoint.tmp-x", "other.tmp-1"});
 }
 
-TEST_CASE("killed between two renames: the old folder is read, and the next writer gives it its name back",
-          "[io]") {
+TEST_CASE(
+    "folder: killed between two renames: the old folder is read, and the next writer gives it its name back",
+    "[io]") {
   scratch_folder const base;
   auto const path = base / "checkpoint";
   save(path, "one");
@@ -186,7 +187,7 @@ TEST_CASE("killed between two renames: the old folder is read, and the next writ
   CHECK(load(path) == "one");
 }
 
-TEST_CASE("a full disk leaves the old folder", "[io]") {
+TEST_CASE("folder: a full disk leaves the old folder", "[io]") {
   scratch_folder const base;
   auto const path = base / "checkpoint";
   SECTION("files may not grow") {
@@ -218,7 +219,7 @@ TEST_CASE("a full disk leaves the old folder", "[io]") {
   }
 }
 
-TEST_CASE("a sync that fails leaves the old folder", "[io]") {
+TEST_CASE("folder: a sync that fails leaves the old folder", "[io]") {
   scratch_folder const base;
   auto const path = base / "checkpoint";
   save(path, "one");
@@ -234,7 +235,7 @@ TEST_CASE("a sync that fails leaves the old folder", "[io]") {
   CHECK(base.names() == names{"checkpoint"});
 }
 
-TEST_CASE("killed at any system call, one complete folder can be read and the next writer cleans up",
+TEST_CASE("folder: killed at any system call, one complete folder can be read and the next writer cleans up",
           "[io]") {
   auto const exchange = GENERATE(true, false);
   CAPTURE(exchange);

@@ -65,7 +65,8 @@ io::open_clip_config rich() {
 
 }  // namespace
 
-TEST_CASE("configurations that come with OpenCLIP are read as it builds them, or refused by key", "[io]") {
+TEST_CASE("open clip: configurations that come with OpenCLIP are read as it builds them, or refused by key",
+          "[io]") {
   auto const all = io::read_json(YOKE_GOLDEN_DIR "/open_clip/configs.json");
   int plain = 0, refused = 0;
   for (auto const& name : all.keys()) {
@@ -104,7 +105,7 @@ TEST_CASE("configurations that come with OpenCLIP are read as it builds them, or
   CHECK(refused >= 7);
 }
 
-TEST_CASE("the built-in names are those that OpenCLIP has", "[io]") {
+TEST_CASE("open clip: the built-in names are those that OpenCLIP has", "[io]") {
   auto const all = io::read_json(YOKE_GOLDEN_DIR "/open_clip/configs.json");
   for (auto const name : io::named_configs)
     for (auto const* suffix : {"", "-quickgelu"}) {
@@ -124,7 +125,7 @@ TEST_CASE("the built-in names are those that OpenCLIP has", "[io]") {
   }
 }
 
-TEST_CASE("what is left out has OpenCLIP's defaults", "[io]") {
+TEST_CASE("open clip: what is left out has OpenCLIP's defaults", "[io]") {
   auto const c = parse(R"({"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}})");
   CHECK(c == io::open_clip_config{});
   CHECK(c.vision.heads() == 12);
@@ -135,7 +136,7 @@ TEST_CASE("what is left out has OpenCLIP's defaults", "[io]") {
       c);
 }
 
-TEST_CASE("every setting that is carried is carried", "[io]") {
+TEST_CASE("open clip: every setting that is carried is carried", "[io]") {
   auto const c = parse(with(
       R"("quick_gelu": true, "custom_text": true, "init_logit_scale": 1.5)",
       R"("image_size": [64, 64], "patch_size": 16, "layers": 2, "head_width": 32, "mlp_ratio": 3.7, "pool_type": "avg", "no_class_token": true, "no_ln_pre": true, "final_ln_after_pool": true, "norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"})",
@@ -155,7 +156,7 @@ TEST_CASE("every setting that is carried is carried", "[io]") {
   CHECK(io::open_clip_from_json(io::to_json(c), "again") == c);
 }
 
-TEST_CASE("the form of open_clip_config.json has the preprocessing, too", "[io]") {
+TEST_CASE("open clip: the form of open_clip_config.json has the preprocessing, too", "[io]") {
   auto const whole = [](std::string const& preprocess) {
     return R"({"model_cfg": )" + with("") + R"(, "preprocess_cfg": )" + preprocess + R"(, "comment": 1})";
   };
@@ -180,7 +181,7 @@ TEST_CASE("the form of open_clip_config.json has the preprocessing, too", "[io]"
              ContainsSubstring("c.json: model_cfg.vision_cfg: is missing"));
 }
 
-TEST_CASE("what is wrong or cannot be built is named by key", "[io]") {
+TEST_CASE("open clip: what is wrong or cannot be built is named by key", "[io]") {
   auto const says = [](std::string const& text, std::string const& words) {
     CAPTURE(text);
     CHECK_THAT(refusal(text), ContainsSubstring("c.json: " + words));
@@ -241,7 +242,8 @@ TEST_CASE("what is wrong or cannot be built is named by key", "[io]") {
   text(R"("hf_model_name": "roberta-base")", "hf_model_name: text towers of Hugging Face are not supported");
 }
 
-TEST_CASE("the configuration that OpenCLIP has built is written, byte for byte, and read again", "[io]") {
+TEST_CASE("open clip: the configuration that OpenCLIP has built is written, byte for byte, and read again",
+          "[io]") {
   scratch_folder const folder;
   auto const path = folder / "open_clip_config.json";
   io::write_open_clip_config(path, rich());

@@ -71,7 +71,7 @@ bool same_bytes(std::vector<T> const& a, std::vector<T> const& b) {
 
 }  // namespace
 
-TEST_CASE("a file of the reference implementation is read", "[io]") {
+TEST_CASE("safetensors: a file of the reference implementation is read", "[io]") {
   io::safetensors_file const file{YOKE_GOLDEN_DIR "/safetensors/python.safetensors"};
   CHECK(file.tensors().size() == 18);
   CHECK(file.metadata() == std::map<std::string, std::string>{{"title", "quotes \" \\ and\nlines, é中😀"}});
@@ -102,7 +102,8 @@ TEST_CASE("a file of the reference implementation is read", "[io]") {
   CHECK(file.at("F8_E4M3").type == dtype::f8_e4m3);
 }
 
-TEST_CASE("a tensor is asked for by name, type and shape; the answer names what is there", "[io]") {
+TEST_CASE("safetensors: a tensor is asked for by name, type and shape; the answer names what is there",
+          "[io]") {
   std::string const path = YOKE_GOLDEN_DIR "/safetensors/python.safetensors";
   io::safetensors_file const file{path};
   CHECK(file.find("nothing") == nullptr);
@@ -130,7 +131,7 @@ TEST_CASE("a tensor is asked for by name, type and shape; the answer names what 
                   yoke::precondition_error);
 }
 
-TEST_CASE("parts of a tensor, arrays and views", "[io]") {
+TEST_CASE("safetensors: parts of a tensor, arrays and views", "[io]") {
   io::safetensors_file const file{YOKE_GOLDEN_DIR "/safetensors/python.safetensors"};
   float two[2];
   file.read("F32", 3, std::span{two});
@@ -142,7 +143,7 @@ TEST_CASE("parts of a tensor, arrays and views", "[io]") {
   CHECK_THROWS_AS(file.read("F32", yoke::view<float, 2>{six, {{3, 2}}}), io::error);
 }
 
-TEST_CASE("what the format allows is accepted", "[io]") {
+TEST_CASE("safetensors: what the format allows is accepted", "[io]") {
   scratch_folder const folder;
   auto const accepted = [&](std::string const& content) { return refusal(folder, content); };
   CHECK(accepted(file_of("{}", 0)).empty());
@@ -162,7 +163,7 @@ TEST_CASE("what the format allows is accepted", "[io]") {
             .empty());
 }
 
-TEST_CASE("what breaks a rule is refused by name", "[io]") {
+TEST_CASE("safetensors: what breaks a rule is refused by name", "[io]") {
   scratch_folder const folder;
   auto const says = [&](std::string const& content, std::string const& words) {
     CAPTURE(content);
@@ -242,7 +243,7 @@ TEST_CASE("what breaks a rule is refused by name", "[io]") {
       "whole number from 0");
 }
 
-TEST_CASE("a header that nests endlessly does not end the program", "[io]") {
+TEST_CASE("safetensors: a header that nests endlessly does not end the program", "[io]") {
   scratch_folder const folder;
   CHECK_THAT(refusal(folder, file_of("{\"a\":" + std::string(5'000'000, '['), 0)),
              ContainsSubstring("expected an object"));
@@ -250,7 +251,7 @@ TEST_CASE("a header that nests endlessly does not end the program", "[io]") {
              ContainsSubstring("levels of nesting"));
 }
 
-TEST_CASE("what is not a file is refused", "[io]") {
+TEST_CASE("safetensors: what is not a file is refused", "[io]") {
   scratch_folder const folder;
   CHECK_THROWS_MATCHES(io::safetensors_file(folder / "missing"), io::error,
                        MessageMatches(ContainsSubstring("missing: cannot open: No such file")));
@@ -260,7 +261,7 @@ TEST_CASE("what is not a file is refused", "[io]") {
                        MessageMatches(ContainsSubstring("is not a regular file")));
 }
 
-TEST_CASE("a file that is cut short while it is open is reported", "[io]") {
+TEST_CASE("safetensors: a file that is cut short while it is open is reported", "[io]") {
   scratch_folder const folder;
   REQUIRE(refusal(folder, file_of(object(entry("a", "F32", "[100]", "[0,400]")), 400)).empty());
   io::safetensors_file const file{folder / "f"};
@@ -269,7 +270,7 @@ TEST_CASE("a file that is cut short while it is open is reported", "[io]") {
                        MessageMatches(ContainsSubstring("byte 300: the file was cut short")));
 }
 
-TEST_CASE("cut anywhere, a file is refused", "[io]") {
+TEST_CASE("safetensors: cut anywhere, a file is refused", "[io]") {
   scratch_folder const folder;
   auto const whole =
       file_of(object(entry("a", "F32", "[2]", "[0,8]") + "," + entry("b", "U8", "[3]", "[8,11]")), 11);
@@ -278,7 +279,7 @@ TEST_CASE("cut anywhere, a file is refused", "[io]") {
     REQUIRE_FALSE(refusal(folder, whole.substr(0, length)).empty());
 }
 
-TEST_CASE("a damaged file is read or refused, never anything else", "[io]") {
+TEST_CASE("safetensors: a damaged file is read or refused, never anything else", "[io]") {
   scratch_folder const folder{"/dev/shm"};
   auto const header =
       object(R"("__metadata__":{"k":"v"},)" + entry("a", "F32", "[2,1]", "[0,8]") + "," +

@@ -22,7 +22,8 @@ std::vector<T> counted(int first) {
 }
 }  // namespace
 
-TEST_CASE("the file that the reference implementation has read is written, byte for byte", "[io]") {
+TEST_CASE("safetensors writer: the file that the reference implementation has read is written, byte for byte",
+          "[io]") {
   scratch_folder const folder;
   auto const path = folder / "f.safetensors";
   std::vector<io::tensor_declaration> tensors{
@@ -58,7 +59,7 @@ TEST_CASE("the file that the reference implementation has read is written, byte 
   CHECK(file.metadata().at("") == "empty key");
 }
 
-TEST_CASE("no tensors, and no metadata", "[io]") {
+TEST_CASE("safetensors writer: no tensors, and no metadata", "[io]") {
   scratch_folder const folder;
   io::safetensors_writer{folder / "f", {}}.finish();
   CHECK(io::read_file(folder / "f") == std::string("\x08\0\0\0\0\0\0\0{}      ", 16));
@@ -67,7 +68,7 @@ TEST_CASE("no tensors, and no metadata", "[io]") {
   CHECK(io::safetensors_file{folder / "f"}.metadata().at("a") == "b");
 }
 
-TEST_CASE("a caller who breaks the rules is told so", "[io]") {
+TEST_CASE("safetensors writer: a caller who breaks the rules is told so", "[io]") {
   scratch_folder const folder;
   auto const path = folder / "f";
   using yoke::precondition_error;
@@ -102,7 +103,7 @@ TEST_CASE("a caller who breaks the rules is told so", "[io]") {
   CHECK(io::safetensors_file{path}.read<float>("a") == std::vector<float>(2));
 }
 
-TEST_CASE("a full disk leaves the old file", "[io]") {
+TEST_CASE("safetensors writer: a full disk leaves the old file", "[io]") {
   scratch_folder const folder;
   auto const path = folder / "f";
   auto const save = [&](float value) {
@@ -120,7 +121,7 @@ TEST_CASE("a full disk leaves the old file", "[io]") {
   CHECK(io::safetensors_file{path}.read<float>("a")[99'999] == 1);
 }
 
-TEST_CASE("many tensors, written in turns", "[io]") {
+TEST_CASE("safetensors writer: many tensors, written in turns", "[io]") {
   scratch_folder const folder;
   std::vector<io::tensor_declaration> tensors;
   for (int i = 0; i < 3000; ++i)
@@ -143,7 +144,7 @@ TEST_CASE("many tensors, written in turns", "[io]") {
   CHECK(file.read<std::uint8_t>("t2999") == std::vector<std::uint8_t>{low, low, high, high});
 }
 
-TEST_CASE("a safetensors file as part of a folder", "[io]") {
+TEST_CASE("safetensors writer: a safetensors file as part of a folder", "[io]") {
   scratch_folder const base;
   auto const path = base / "checkpoint";
   io::folder_writer folder{path, "model.safetensors"};

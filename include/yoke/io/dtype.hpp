@@ -2,6 +2,7 @@
 #pragma once
 #include <yoke/core/numeric.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -36,11 +37,25 @@ struct dtype_facts {
   std::string_view name;  // in the file
   std::size_t bytes;
 };
-inline constexpr dtype_facts dtypes[] = {
-    {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"F8_E8M0", 1},
-    {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},     {"U32", 4},
-    {"F32", 4},  {"C64", 8}, {"F64", 8}, {"I64", 8},     {"U64", 8},
-};
+inline constexpr auto dtypes = std::to_array<dtype_facts>({
+    {"BOOL", 1},
+    {"U8", 1},
+    {"I8", 1},
+    {"F8_E5M2", 1},
+    {"F8_E4M3", 1},
+    {"F8_E8M0", 1},
+    {"I16", 2},
+    {"U16", 2},
+    {"F16", 2},
+    {"BF16", 2},
+    {"I32", 4},
+    {"U32", 4},
+    {"F32", 4},
+    {"C64", 8},
+    {"F64", 8},
+    {"I64", 8},
+    {"U64", 8},
+});
 }  // namespace detail
 
 /// The name that a file gives a type: "F32".
@@ -55,7 +70,7 @@ constexpr std::size_t size_of(dtype type) {
 
 /// The type of a name, or nothing.
 constexpr std::optional<dtype> dtype_named(std::string_view name) {
-  for (std::size_t i = 0; i < std::size(detail::dtypes); ++i)
+  for (std::size_t i = 0; i < detail::dtypes.size(); ++i)
     if (detail::dtypes[i].name == name)
       return static_cast<dtype>(i);
   return {};

@@ -20,6 +20,12 @@ inline bool is_folder(std::string const& path) {
   return ::lstat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
 }
 
+/// The path of what a folder has.
+inline std::string inside(std::string const& folder, std::string_view name) {
+  auto path = folder;
+  return path.append("/").append(name);
+}
+
 inline bool exists(std::string const& path) {
   struct stat status {};
   return ::lstat(path.c_str(), &status) == 0;
@@ -45,14 +51,14 @@ inline void remove_tree(std::string const& path) {
     ::unlink(path.c_str());
     return;
   }
-  for (auto const& name : names_in(path)) remove_tree(path + "/" + name);
+  for (auto const& name : names_in(path)) remove_tree(inside(path, name));
   ::rmdir(path.c_str());
 }
 
 /// Syncs every file and folder below `path`, and `path`.
 inline void sync_tree(std::string const& path) {
   if (is_folder(path)) {
-    for (auto const& name : names_in(path)) sync_tree(path + "/" + name);
+    for (auto const& name : names_in(path)) sync_tree(inside(path, name));
     sync_folder(path);
     return;
   }
@@ -75,7 +81,7 @@ inline void remove_abandoned(std::string const& path) {
   auto const folder = parent_folder(path);
   auto const stem = path.substr(path.rfind('/') + 1) + ".tmp-";
   for (auto const& name : names_in(folder)) {
-    auto const whole = folder + "/" + name;
+    auto const whole = inside(folder, name);
     if (name.size() <= stem.size() || name.compare(0, stem.size(), stem) != 0 ||
         name.find_first_not_of("0123456789-", stem.size()) != std::string::npos || !is_folder(whole))
       continue;
@@ -147,7 +153,7 @@ class folder_writer {
     expects(!temporary_.empty(), "folder_writer: nothing is written after commit()");
     expects(!name.empty() && name.find('/') == std::string_view::npos, "folder_writer: a name, not a path");
     names_.emplace_back(name);
-    return temporary_ + "/" + names_.back();
+    return detail::inside(temporary_, name);
   }
 
   /// Writes the file `name`.
@@ -161,9 +167,9 @@ class folder_writer {
   void commit() {
     expects(!temporary_.empty(), "folder_writer: commit() once");
     for (auto const& name : names_)
-      if (!detail::exists(temporary_ + "/" + name))
+      if (!detail::exists(detail::inside(temporary_, name)))
         throw error(path_, name, "the file was to be written and is not there");
-    if (!detail::exists(temporary_ + "/" + marker_))
+    if (!detail::exists(detail::inside(temporary_, marker_)))
       throw error(path_, marker_, "every folder of this kind has this file");
     detail::sync_tree(temporary_);
     expect_replaceable();
@@ -193,7 +199,7 @@ class folder_writer {
       return;
     if (!detail::is_folder(path_))
       throw error(path_, "", "is not a folder");
-    if (!detail::exists(path_ + "/" + marker_) && !detail::names_in(path_).empty())
+    if (!detail::exists(detail::inside(path_, marker_)) && !detail::names_in(path_).empty())
       throw error(path_, "", "is not replaced, since it has files but no " + marker_);
   }
 

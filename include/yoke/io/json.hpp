@@ -5,11 +5,13 @@
 #include <yoke/io/file.hpp>
 #include <yoke/io/json_reader.hpp>
 
+#include <array>
 #include <cmath>
 #include <concepts>
 #include <limits>
 #include <optional>
 #include <type_traits>
+#include <vector>
 
 namespace yoke::io {
 
@@ -23,17 +25,18 @@ inline constexpr bool is_vector<std::vector<T>> = true;
 /// A JSON value. Objects keep the order in which their keys came.
 class json {
  public:
+  // So that j["key"] = 1 does what it says. NOLINTBEGIN(google-explicit-constructor)
   json() = default;  // null
   template <class Number>
-  requires std::is_arithmetic_v<Number>
-  explicit(false) json(Number n)
+  requires std::is_arithmetic_v<Number> json(Number n)  // NOLINT(google-explicit-constructor): j["key"] = 1
       : kind_{std::is_same_v<Number, bool> ? json_kind::boolean : json_kind::number}, number_{wide(n)} {}
   template <class Text>
-  requires std::convertible_to<Text, std::string_view>
-  explicit(false) json(Text const& text) : kind_{json_kind::string}, text_{std::string_view(text)} {}
+  requires std::convertible_to<Text, std::string_view> json(Text const& text)
+      : kind_{json_kind::string}, text_{std::string_view(text)} {}
   template <class T>
-  explicit(false) json(std::vector<T> const& elements)
+  json(std::vector<T> const& elements)
       : kind_{json_kind::array}, elements_(elements.begin(), elements.end()) {}
+  // NOLINTEND(google-explicit-constructor)
 
   static json array() { return json{json_kind::array}; }
   static json object() { return json{json_kind::object}; }
@@ -147,27 +150,6 @@ std::optional<T> json::as() const {
   return {};
 }
 
-namespace detail {
-
-inline void append_quoted(std::string& text, std::string_view s) {
-  constexpr char hex[] = "0123456789abcdef";
-  text += '"';
-  for (auto const c : s) {
-    auto const byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\')
-      text += {'\\', c};
-    else if (c == '\n')
-      text += "\\n";
-    else if (byte < 0x20)
-      text += {'\\', 'u', '0', '0', hex[byte >> 4], hex[byte & 15]};
-    else
-      text += c;
-  }
-  text += '"';
-}
-
-}  // namespace detail
-
 inline json json::read(json_reader& reader) {
   json value{reader.peek()};
   switch (value.kind_) {
@@ -196,13 +178,14 @@ inline json json::read(json_reader& reader) {
 }
 
 inline void json::append_to(std::string& text, int indent, int level) const {
-  char digits[32];
+  std::array<char, 32> digits{};
   auto const number = [&](auto n) {
-    text.append(digits, std::to_chars(digits, digits + sizeof digits, n).ptr);
+    auto const end = std::to_chars(digits.data(), digits.data() + digits.size(), n).ptr;
+    text.append(digits.data(), end);
   };
   auto const new_line = [&](int depth) {
     if (indent >= 0)
-      text.append(1, '\n').append(static_cast<std::size_t>(indent * depth), ' ');
+      text.append(1, '\n').append(static_cast<std::size_t>(indent) * static_cast<std::size_t>(depth), ' ');
   };
   switch (kind_) {
     case json_kind::null:
@@ -212,7 +195,7 @@ inline void json::append_to(std::string& text, int indent, int level) const {
       text += *as<bool>() ? "true" : "false";
       return;
     case json_kind::string:
-      return detail::append_quoted(text, text_);
+      return append_json_string(text, text_);
     case json_kind::number:
       if (auto const* n = std::get_if<std::int64_t>(&number_))
         number(*n);
@@ -238,7 +221,7 @@ inline void json::append_to(std::string& text, int indent, int level) const {
     text += i == 0 ? "" : indent >= 0 ? "," : ", ";
     new_line(level + 1);
     if (is_object)
-      detail::append_quoted(text, keys_[i]), text += ": ";
+      append_json_string(text, keys_[i]), text += ": ";
     elements_[i].append_to(text, indent, level + 1);
   }
   if (!elements_.empty())

@@ -7,11 +7,11 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <variant>
-#include <vector>
 
 namespace yoke::io {
 
@@ -19,6 +19,24 @@ enum class json_kind { null, boolean, number, string, array, object };
 
 /// An integer that fits keeps all its digits; any other number is a double.
 using json_number = std::variant<std::int64_t, std::uint64_t, double>;
+
+/// Appends `s`, which is UTF-8, as a JSON string: in quotes, with escapes where there must be some.
+inline void append_json_string(std::string& text, std::string_view s) {
+  constexpr std::string_view hex = "0123456789abcdef";
+  text += '"';
+  for (auto const c : s) {
+    auto const byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\')
+      text += {'\\', c};
+    else if (c == '\n')
+      text += "\\n";
+    else if (byte < 0x20)
+      text += {'\\', 'u', '0', '0', hex[byte >> 4], hex[byte & 15]};
+    else
+      text += c;
+  }
+  text += '"';
+}
 
 /// A position in a JSON text. Every function throws io::error with the file's name, the line and the
 /// column when the text is not what it reads.
@@ -117,16 +135,8 @@ class json_reader {
   template <class Member>
   void object(Member&& member) {
     open('{', "an object");
-    std::vector<std::string> keys;
-    for (bool more = !close('}'); more; more = !close('}', true)) {
-      keys.push_back(string());
-      skip_space();
-      expect(':', "':' after the key");
-      member(std::as_const(keys.back()));
-    }
-    std::sort(keys.begin(), keys.end());
-    if (auto const twice = std::adjacent_find(keys.begin(), keys.end()); twice != keys.end())
-      fail("the key \"" + *twice + "\" is there twice");
+    std::set<std::string> keys;
+    for (bool more = !close('}'); more; more = !close('}', true)) member(next_key(keys));
     --depth_;
   }
 
@@ -212,6 +222,18 @@ class json_reader {
     if (comma)
       expect(',', bracket == ']' ? "',' or ']'" : "',' or '}'");
     return false;
+  }
+
+  /// The key of the next member, which none of `keys` may be.
+  std::string const& next_key(std::set<std::string>& keys) {
+    skip_space();
+    auto const begin = position_;
+    auto const [key, is_new] = keys.insert(string());
+    if (!is_new)
+      fail("the key \"" + *key + "\" is there twice", begin);
+    skip_space();
+    expect(':', "':' after the key");
+    return *key;
   }
 
   /// One character that stands for itself: well-formed UTF-8 (Unicode 15, table 3-7), no control.

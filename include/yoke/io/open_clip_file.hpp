@@ -47,13 +47,13 @@ void read_block(json_fields& fields, Tower& tower) {
     auto activation = fields.object("act_kwargs");
     auto const form = activation.optional<std::string>("approximate", "none");
     if (form != "none" && form != "tanh")
-      activation.fail("approximate", "must be \"none\" or \"tanh\"");
+      activation.fail("approximate", R"(must be "none" or "tanh")");
     tower.tanh_gelu = form == "tanh";
     activation.expect_no_others();
   }
   if (fields.has("ls_init_value"))
     fields.fail("ls_init_value", "layer scale is not supported");
-  only(fields, "block_type", std::string("default"), "must be \"default\"");
+  only(fields, "block_type", std::string("default"), R"(must be "default")");
   for (auto const* key :
        {"qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"})
     only(fields, key, false, "is not supported: blocks are pre-norm, with no other norms or scales");
@@ -79,16 +79,16 @@ inline open_clip_vision read_vision(json_fields fields) {
   if (c.width % c.head_width != 0)
     fields.fail("head_width", "must divide width");
   only(fields, "attentional_pool", false,
-       "an attentional pool is not supported; pool_type \"tok\" and \"avg\" are");
+       R"(an attentional pool is not supported; pool_type "tok" and "avg" are)");
   only(fields, "patch_dropout", 0., "dropping patches is not supported");
-  only(fields, "pos_embed_type", std::string("learnable"), "must be \"learnable\"");
+  only(fields, "pos_embed_type", std::string("learnable"), R"(must be "learnable")");
   auto const pool = fields.optional<std::string>("pool_type", "tok");
   if (pool != "tok" && pool != "avg")
-    fields.fail("pool_type", "must be \"tok\", the class token, or \"avg\", the mean of the patches");
+    fields.fail("pool_type", R"(must be "tok", the class token, or "avg", the mean of the patches)");
   c.pool = pool == "tok" ? open_clip_vision::pool_type::tok : open_clip_vision::pool_type::avg;
   c.class_token = !fields.optional("no_class_token", false);
   if (!c.class_token && pool == "tok")
-    fields.fail("no_class_token", "needs pool_type \"avg\"");
+    fields.fail("no_class_token", R"(needs pool_type "avg")");
   c.no_ln_pre = fields.optional("no_ln_pre", c.no_ln_pre);
   c.final_ln_after_pool = fields.optional("final_ln_after_pool", c.final_ln_after_pool);
   fields.expect_no_others();
@@ -112,15 +112,15 @@ inline open_clip_text read_text(json_fields fields) {
     fields.fail("heads", "must divide width");
   only(fields, "embed_cls", false, "a class token in the text tower is not supported");
   only(fields, "proj_bias", false, "a bias of the projection is not supported");
-  only(fields, "proj_type", std::string("linear"), "must be \"linear\"");
+  only(fields, "proj_type", std::string("linear"), R"(must be "linear")");
   using enum open_clip_text::pool_type;
   auto const pool = fields.optional<std::string>("pool_type", "argmax");
   if (pool == "first" || pool == "last")
-    fields.fail("pool_type", "\"" + pool +
-                                 "\" is not supported, since captions are not padded to a fixed length; "
-                                 "\"argmax\", \"eos\" and \"mean\" are");
+    fields.fail("pool_type", R"(")" + pool +
+                                 R"(" is not supported, since captions are not padded to a fixed length; )"
+                                 R"("argmax", "eos" and "mean" are)");
   if (pool != "argmax" && pool != "eos" && pool != "mean")
-    fields.fail("pool_type", "must be \"argmax\", the highest id, \"eos\", the first eos_id, or \"mean\"");
+    fields.fail("pool_type", R"(must be "argmax", the highest id, "eos", the first eos_id, or "mean")");
   c.pool = pool == "argmax" ? argmax : pool == "eos" ? eos : mean;
   c.eos_id = fields.in_range<extent_t>("eos_id", 0, c.pool == eos ? c.vocab_size - 1 : most, c.eos_id);
   c.no_causal_mask = fields.optional("no_causal_mask", c.no_causal_mask);
@@ -144,10 +144,10 @@ inline open_clip_preprocess read_preprocess(json_fields fields, extent_t image_s
       fields.fail("std", "must be positive");
   if (square(fields, "size", image_size) != image_size)
     fields.fail("size", "must be vision_cfg's image_size");
-  only(fields, "mode", std::string("RGB"), "must be \"RGB\"");
-  only(fields, "interpolation", std::string("bicubic"), "must be \"bicubic\"");
+  only(fields, "mode", std::string("RGB"), R"(must be "RGB")");
+  only(fields, "interpolation", std::string("bicubic"), R"(must be "bicubic")");
   only(fields, "resize_mode", std::string("shortest"),
-       "must be \"shortest\": the short side is resized, the centre cropped");
+       R"(must be "shortest": the short side is resized, the centre cropped)");
   fields.ignore("fill_color");
   return c;
 }

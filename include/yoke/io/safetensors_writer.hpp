@@ -1,6 +1,5 @@
 // Writes safetensors files: declare all tensors, then append their data piece by piece.
 #pragma once
-#include <yoke/io/json.hpp>
 #include <yoke/io/safetensors.hpp>
 
 #include <limits>
@@ -21,26 +20,12 @@ class safetensors_writer {
   safetensors_writer(std::string path, std::vector<tensor_declaration> const& tensors,
                      std::map<std::string, std::string> const& metadata = {})
       : file_{std::move(path)} {
-    for (auto const& t : tensors) {
-      std::uint64_t elements = 1;
-      for (auto const extent : t.shape)
-        expects(
-            extent >= 0 && !__builtin_mul_overflow(elements, static_cast<std::uint64_t>(extent), &elements),
-            "safetensors_writer: a shape whose elements can be counted");
-      expects(elements <= std::numeric_limits<std::int64_t>::max() / size_of(t.type),
-              "safetensors_writer: a shape whose bytes can be counted");
-      entries_.push_back({{t.name, t.type, t.shape, elements, 0}, 0});
-    }
     // Wide types first: then every element lies at a multiple of its size, which who maps files wants.
-    std::stable_sort(entries_.begin(), entries_.end(),
-                     [](auto const& a, auto const& b) { return size_of(a.type) > size_of(b.type); });
-    by_name_.resize(entries_.size());
-    for (std::size_t i = 0; i < by_name_.size(); ++i) by_name_[i] = i;
-    std::sort(by_name_.begin(), by_name_.end(),
-              [&](auto a, auto b) { return entries_[a].name < entries_[b].name; });
-    for (std::size_t i = 1; i < by_name_.size(); ++i)
-      expects(entries_[by_name_[i - 1]].name != entries_[by_name_[i]].name,
-              "safetensors_writer: every name is there once");
+    for (auto const width : {8U, 4U, 2U, 1U})
+      for (auto const& t : tensors)
+        if (size_of(t.type) == width)
+          declare(t);
+    expects(by_name_.size() == tensors.size(), "safetensors_writer: every name is there once");
     write_header(metadata);
   }
 
@@ -73,20 +58,31 @@ class safetensors_writer {
     std::uint64_t written = 0;  // bytes
   };
 
+  void declare(tensor_declaration const& t) {
+    std::uint64_t elements = 1;
+    for (auto const extent : t.shape)
+      expects(extent >= 0 && !__builtin_mul_overflow(elements, static_cast<std::uint64_t>(extent), &elements),
+              "safetensors_writer: a shape whose elements can be counted");
+    expects(elements <= std::numeric_limits<std::int64_t>::max() / size_of(t.type),
+            "safetensors_writer: a shape whose bytes can be counted");
+    by_name_.emplace(t.name, entries_.size());
+    entries_.push_back({{t.name, t.type, t.shape, elements, 0}, 0});
+  }
+
   void write_header(std::map<std::string, std::string> const& metadata) {
     std::string text;
     auto const open = [&](std::string_view key) {  // the outer object's next member
       text += text.empty() ? '{' : ',';
-      detail::append_quoted(text, key);
+      append_json_string(text, key);
       text += ":{";
     };
     if (!metadata.empty()) {
       open("__metadata__");
       for (auto const& [key, value] : metadata) {
         text += key == metadata.begin()->first ? "" : ",";
-        detail::append_quoted(text, key);
+        append_json_string(text, key);
         text += ':';
-        detail::append_quoted(text, value);
+        append_json_string(text, value);
       }
       text += '}';
     }
@@ -94,16 +90,18 @@ class safetensors_writer {
     for (auto& e : entries_) {
       expects(e.name != "__metadata__", "safetensors_writer: __metadata__ is not a tensor's name");
       open(e.name);
-      text += "\"dtype\":\"" + std::string(name_of(e.type)) + "\",\"shape\":" + json{e.shape}.dump();
+      text.append(R"("dtype":")").append(name_of(e.type)).append(R"(","shape":[)");
+      for (std::size_t i = 0; i < e.shape.size(); ++i)
+        text.append(i == 0 ? "" : ",").append(std::to_string(e.shape[i]));
       e.offset = end;
       expects(!__builtin_add_overflow(end, e.bytes(), &end), "safetensors_writer: bytes that can be counted");
-      text += ",\"data_offsets\":[" + std::to_string(e.offset) + "," + std::to_string(end) + "]}";
+      text += R"(],"data_offsets":[)" + std::to_string(e.offset) + "," + std::to_string(end) + "]}";
     }
     text += text.empty() ? "{}" : "}";
     text.append((8 - text.size() % 8) % 8, ' ');
     expects(text.size() <= safetensors_file::longest_header,
             "safetensors_writer: a header of at most 100 MB");
-    parse_json(text, file_.path() + ": header");  // names and metadata that no reader would take
+    json_reader{text, file_.path() + ": header"}.ignore();  // names and metadata that no reader would take
     std::uint64_t const length = text.size();
     file_.write(std::as_bytes(std::span{&length, 1}));
     file_.write(text);
@@ -111,12 +109,10 @@ class safetensors_writer {
   }
 
   entry& at(std::string_view name) {
-    auto const found =
-        std::lower_bound(by_name_.begin(), by_name_.end(), name,
-                         [&](std::size_t i, std::string_view n) { return entries_[i].name < n; });
-    expects(found != by_name_.end() && entries_[*found].name == name,
+    auto const found = by_name_.find(name);
+    expects(found != by_name_.end(),
             [&] { return "safetensors_writer: " + std::string(name) + " was not declared"; });
-    return entries_[*found];
+    return entries_[found->second];
   }
 
   void append(entry& e, std::span<std::byte const> bytes) {
@@ -128,7 +124,7 @@ class safetensors_writer {
 
   atomic_writer file_;
   std::vector<entry> entries_;
-  std::vector<std::size_t> by_name_;
+  std::map<std::string, std::size_t, std::less<>> by_name_;
 };
 
 }  // namespace yoke::io
