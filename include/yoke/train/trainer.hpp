@@ -3,6 +3,7 @@
 #include <yoke/contrastive/contrastive_step.hpp>
 #include <yoke/contrastive/dual_encoder.hpp>
 #include <yoke/contrastive/inputs.hpp>
+#include <yoke/data/batch.hpp>
 #include <yoke/optim/adam_w.hpp>
 #include <yoke/optim/schedule.hpp>
 #include <yoke/parallel/communicator.hpp>
@@ -87,6 +88,12 @@ class trainer {
     optimizer_.update(c, store_, report.rate, ++state_.updates, scale);
     clamp_logit_scale();
     return report;
+  }
+
+  /// A batch as a loader gives it, its pixels normalised as CLIP's.
+  step_report step(data::batch const& b) {
+    return step(contrastive::pixel_batch{.pixels = b.images()},
+                contrastive::caption_batch{{b.token_segments(), b.token_ids()}});
   }
 
   C& context() const { return *context_; }
