@@ -26,6 +26,22 @@ void check(parameter_list const& list, F const& f, shape<R>... shapes) {
   CHECK(result.worst < tolerance);
 }
 
+/// The identity, but for one element of its gradient.
+struct wrong_op {
+  template <class C>
+  auto forward(tape<C>& t, value<2> const& x) const {
+    auto y = make<double>(t.context(), x.shape);
+    convert(t.context(), as_flat(t(x)), as_flat(y), store::overwrite);
+    return std::pair{y, nothing_saved{}};
+  }
+  template <class C>
+  void backward(tape<C>& t, nothing_saved, view<double const, 2> dy, value<2> const& x) const {
+    auto dx = t.gradient_of(x);
+    convert(t.context(), as_flat(dy), as_flat(dx.data), dx.how);
+    dx.data.data[3] *= 1.001;
+  }
+};
+
 }  // namespace
 
 TEST_CASE("linear, with and without bias", "[gradient]") {
@@ -44,8 +60,7 @@ TEST_CASE("gelu of each kind", "[gradient]") {
 
 TEST_CASE("a value used twice gathers both gradients", "[gradient]") {
   check(
-      {}, [](auto& t, value<2> x) { return ops::sum(t, ops::gelu(t, x), ops::sum(t, x, x)); },
-      shape{3, 5});
+      {}, [](auto& t, value<2> x) { return ops::sum(t, ops::gelu(t, x), ops::sum(t, x, x)); }, shape{3, 5});
 }
 
 TEST_CASE("layer norm", "[gradient]") {
@@ -62,24 +77,18 @@ TEST_CASE("L2 normalisation", "[gradient]") {
 
 TEST_CASE("dropout and stochastic depth", "[gradient]") {
   check(
-      {}, [](auto& t, value<2> x) { return ops::element_dropout(t, x, runs(), 0.4f, 11); },
-      shape{9, 6});
+      {}, [](auto& t, value<2> x) { return ops::element_dropout(t, x, runs(), 0.4f, 11); }, shape{9, 6});
   check(
-      {}, [](auto& t, value<2> x) { return ops::stochastic_depth(t, x, runs(), 0.5f, 11); },
-      shape{9, 6});
+      {}, [](auto& t, value<2> x) { return ops::stochastic_depth(t, x, runs(), 0.5f, 11); }, shape{9, 6});
 }
 
 TEST_CASE("attention over packed segments", "[gradient]") {
   for (bool causal : {false, true}) {
     attention_shape const settings{.heads = 2, .causal = causal};
     check(
-        {}, [&](auto& t, value<2> x) { return ops::attention(t, x, runs(), settings); },
-        shape{9, 24});
+        {}, [&](auto& t, value<2> x) { return ops::attention(t, x, runs(), settings); }, shape{9, 24});
     check(
-        {},
-        [&](auto& t, value<2> x, value<3> bias) {
-          return ops::attention(t, x, runs(), settings, bias);
-        },
+        {}, [&](auto& t, value<2> x, value<3> bias) { return ops::attention(t, x, runs(), settings, bias); },
         shape{9, 24}, shape{2, 5, 5});
   }
 }
@@ -97,8 +106,7 @@ TEST_CASE("token embedding", "[gradient]") {
   std::vector<std::int32_t> const ids{1, 2, 2, 0, 3, 1, 2, 3, 3};
   parameter_list list;
   scope const s{list};
-  auto const table = s.weight("table", shape{4, 5}, 1.f),
-             positions = s.weight("positions", shape{6, 5}, 1.f);
+  auto const table = s.weight("table", shape{4, 5}, 1.f), positions = s.weight("positions", shape{6, 5}, 1.f);
   check(list, [&](auto& t) {
     return ops::token_embedding(t, runs(), {ids.data(), {{9}}}, table, positions);
   });
@@ -110,8 +118,7 @@ TEST_CASE("patches, class token and positions", "[gradient]") {
   scope const s{list};
   nn::linear const embed{s / "embed", {.in = 12, .out = 5, .bias = false}};
   auto const first = s.weight("class", shape{5}, 1.f);
-  auto const positions = s.weight("positions", shape{7, 5}, 1.f),
-             fewer = s.weight("fewer", shape{6, 5}, 1.f);
+  auto const positions = s.weight("positions", shape{7, 5}, 1.f), fewer = s.weight("fewer", shape{6, 5}, 1.f);
   check(
       list,
       [&](auto& t, value<4> x) {
@@ -154,20 +161,6 @@ TEST_CASE("a rematerialised transformer with dropout", "[gradient]") {
 }
 
 TEST_CASE("a wrong gradient is found", "[gradient]") {
-  struct wrong_op {
-    template <class C>
-    auto forward(tape<C>& t, value<2> const& x) const {
-      auto y = make<double>(t.context(), x.shape);
-      convert(t.context(), as_flat(t(x)), as_flat(y), store::overwrite);
-      return std::pair{y, nothing_saved{}};
-    }
-    template <class C>
-    void backward(tape<C>& t, nothing_saved, view<double const, 2> dy, value<2> const& x) const {
-      auto dx = t.gradient_of(x);
-      convert(t.context(), as_flat(dy), as_flat(dx.data), dx.how);
-      dx.data.data[3] *= 1.001;
-    }
-  };
   cpu::context<double> c{mebibytes(1), mebibytes(1)};
   auto const result = gradient_check(
       c, {}, [](auto& t, value<2> x) { return t.apply(wrong_op{}, x); }, {}, shape{2, 3});

@@ -59,7 +59,7 @@ gradient_check(C& c, parameter_list const& list, Function const& function,
     arena_scope const scratch{c.memory};
     tape<C> t{c, views, {.record = record, .training = true, .random = options.random}};
     return [&]<std::size_t... I>(std::index_sequence<I...>) {
-      auto const x = std::tuple{t.variable(view<double, Ranks>{inputs[I].data(), shapes})...};
+      [[maybe_unused]] auto const x = std::tuple{t.variable(view<double, Ranks>{inputs[I].data(), shapes})...};
       auto const y = function(t, std::get<I>(x)...);
       auto const out = t(y);
       if (weights.empty())
