@@ -3,12 +3,12 @@
 #include <yoke/core/errors.hpp>
 #include <yoke/core/expects.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
@@ -80,7 +80,7 @@ class tar_writer {
   void header(std::string_view prefix, std::string_view name, std::size_t size, char type) {
     std::array<char, 512> block{};
     auto put = [&](std::size_t at, std::string_view text) {
-      std::memcpy(block.data() + at, text.data(), text.size());
+      std::copy(text.begin(), text.end(), block.begin() + static_cast<std::ptrdiff_t>(at));
     };
     auto octal = [&](std::size_t at, std::size_t digits, std::uint64_t value) {
       for (auto i = digits; i-- > 0; value >>= 3) block[at + i] = static_cast<char>('0' + (value & 7));
