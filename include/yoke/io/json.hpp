@@ -28,7 +28,7 @@ class json {
   // So that j["key"] = 1 does what it says. NOLINTBEGIN(google-explicit-constructor)
   json() = default;  // null
   template <class Number>
-  requires std::is_arithmetic_v<Number> json(Number n)  // NOLINT(google-explicit-constructor): j["key"] = 1
+  requires std::is_arithmetic_v<Number> json(Number n)
       : kind_{std::is_same_v<Number, bool> ? json_kind::boolean : json_kind::number}, number_{wide(n)} {}
   template <class Text>
   requires std::convertible_to<Text, std::string_view> json(Text const& text)
