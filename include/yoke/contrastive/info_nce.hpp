@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <limits>
 #include <string>
 #include <utility>
@@ -213,10 +214,17 @@ std::array<double, 3> with_travelling_texts(info_nce_problem<C, Ranks> const& p)
   auto const send = [&](auto const& outgoing, auto const& incoming) {
     exchange(p.ranks, (me + n - 1) % n, outgoing, (me + 1) % n, incoming);
   };
-  auto const diagonal = [&](int step) { return (me - (me + step) % n) * rows; };
-
   // What is here and what comes.
   std::array<view<A, 2>, 2> const blocks{make<A>(c, p.text.shape), make<A>(c, p.text.shape)};
+  auto const pass_on = [&](matrix& text, int step) {
+    if (step + 1 == n)
+      return;
+    auto const arriving = step % 2 == 0 ? blocks[0] : blocks[1];
+    send(text, arriving);
+    text = arriving;
+  };
+  auto const diagonal = [&](int step) { return (me - (me + step) % n) * rows; };
+
   std::array<softmax_statistics<A>, 2> column{make_statistics(c, rows), make_statistics(c, rows)};
   streamed_logits<C> logits{c, p.image, rows, p.scale, p.options};
 
@@ -226,15 +234,12 @@ std::array<double, 3> with_travelling_texts(info_nce_problem<C, Ranks> const& p)
     send(vector{column[0].maximum}, column[1].maximum);
     send(vector{column[0].sum}, column[1].sum);
     std::swap(column[0], column[1]);
-    if (step + 1 < n) {
-      send(text, blocks[step % 2]);
-      text = blocks[step % 2];
-    }
+    pass_on(text, step);
   }
   log_sum_exp(c, vector{p.row.maximum}, p.row.sum);
   log_sum_exp(c, vector{column[0].maximum}, column[0].sum);
-  auto const totals_column = make<A>(c, shape{rows});
-  convert(c, vector{column[0].sum}, totals_column, store::overwrite);
+  auto const own_column = make<A>(c, shape{rows});
+  convert(c, vector{column[0].sum}, own_column, store::overwrite);
 
   if (p.differentiate()) {
     auto const spare = make<A>(c, p.text.shape);
@@ -249,12 +254,11 @@ std::array<double, 3> with_travelling_texts(info_nce_problem<C, Ranks> const& p)
       if (step + 1 < n) {
         send(vector{lse}, next_lse);
         std::swap(lse, next_lse);
-        send(text, blocks[step % 2]);
-        text = blocks[step % 2];
       }
+      pass_on(text, step);
     }
   }
-  return p.totals(totals_column);
+  return p.totals(own_column);
 }
 
 /// Throws parallel::error on every rank unless all see the same problem.
