@@ -203,11 +203,9 @@ class safetensors_file {
     std::uint64_t bytes = size_of(entry.type);
     entry.elements = 1;
     for (auto const extent : entry.shape) {
-      bool overflow =
-          __builtin_mul_overflow(entry.elements, static_cast<std::uint64_t>(extent), &entry.elements);
-      overflow = __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(extent), &bytes) || overflow;
-      if (overflow)
+      if (__builtin_mul_overflow(bytes, static_cast<std::uint64_t>(extent), &bytes))
         refuse(name, described(entry.type, entry.shape) + " is more than can be counted");
+      entry.elements *= static_cast<std::uint64_t>(extent);  // no more than the bytes
     }
     if (range[1] < range[0] || range[1] - range[0] != bytes)
       refuse(name, described(entry.type, entry.shape) + " takes " + std::to_string(bytes) +
