@@ -11,6 +11,7 @@
 #include <yoke/contrastive/presets.hpp>
 #include <yoke/cpu/context.hpp>
 #include <yoke/data/loader.hpp>
+#include <yoke/data/scenes.hpp>
 #include <yoke/dry/context.hpp>
 #include <yoke/eval/embed.hpp>
 #include <yoke/eval/prompts.hpp>
@@ -34,7 +35,9 @@
 #include <yoke/text/tokenizer.hpp>
 #include <yoke/towers/text_transformer.hpp>
 #include <yoke/towers/vit.hpp>
+#include <yoke/train/checkpoint.hpp>
 #include <yoke/train/metrics.hpp>
+#include <yoke/train/open_clip_model.hpp>
 #include <yoke/train/open_clip_weights.hpp>
 #include <yoke/train/plan.hpp>
 #include <yoke/train/report.hpp>
