@@ -73,11 +73,9 @@ TEMPLATE_TEST_CASE("kernels allocate nothing the second time", "", double, float
   auto const flat_read = [](auto const& t) { return yoke::as_flat(t.read()); };
   std::array<float, 3> const half{0.5f, 0.5f, 0.5f};
 
-  // oneDNN itself keeps the arguments of a running primitive in a map.
-  auto const library = std::is_same_v<T, double> ? 0 : allocations_of([&] {
-    linear_forward(c, x.read(), w.read(), bias.read(), y.view());
-  });
-  CHECK(library <= 12);
+  // oneDNN itself puts the arguments of a running primitive into a map.
+  long const library = std::is_same_v<T, double> ? 0 : 12;
+  CHECK(allocations_of([&] { linear_forward(c, x.read(), w.read(), bias.read(), y.view()); }) <= library);
   CHECK(allocations_of([&] {
           gemm(c, transpose::yes, transpose::no, x.read(), dy.read(), dw.view(), store::accumulate);
         }) <= library);

@@ -78,6 +78,7 @@ bool matmul_by_onednn(matmul_cache& cache, matrix<X const> a, matrix<X const> b,
                   .out = number_type<Y>,
                   .accumulate = accumulate,
                   .bias = bias != nullptr,
+                  .sums_rows = a.transposed,
                   .threads = thread_count()};
   return cache.run(p, a.data, b.data, bias, d.data);
 }

@@ -8,6 +8,7 @@
 
 #include <oneapi/dnnl/dnnl.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -29,17 +30,20 @@ struct product {
   extent_t d_stride = 0;
   dnnl::memory::data_type in{}, out{};
   bool accumulate = false, bias = false;
+  bool sums_rows = false;  // k, not m, is the number of rows of the batch: a weight's gradient
   int threads = 1;
 
+  extent_t& rows() { return sums_rows ? k : m; }
   friend bool operator==(product const&, product const&) = default;
 };
 
 struct product_hash {
   std::size_t operator()(product const& p) const noexcept {
     std::uint64_t h = 0;
-    for (auto v : {p.m, p.n, p.k, p.a_strides[0], p.a_strides[1], p.b_strides[0], p.b_strides[1], p.d_stride,
-                   static_cast<extent_t>(p.in), static_cast<extent_t>(p.out),
-                   extent_t{p.accumulate} + 2 * extent_t{p.bias}, extent_t{p.threads}})
+    for (auto v :
+         {p.m, p.n, p.k, p.a_strides[0], p.a_strides[1], p.b_strides[0], p.b_strides[1], p.d_stride,
+          static_cast<extent_t>(p.in), static_cast<extent_t>(p.out),
+          extent_t{p.accumulate} + 2 * extent_t{p.bias} + 4 * extent_t{p.sums_rows}, extent_t{p.threads}})
       h = mix(h, static_cast<std::uint64_t>(v));
     return h;
   }
@@ -48,36 +52,35 @@ struct product_hash {
 /// The products of one context, or of one thread inside a parallel region.
 class matmul_cache {
  public:
+  /// Keeps at most so many primitives: what oneDNN itself keeps, so that those forgotten here are
+  /// quickly made again.
+  explicit matmul_cache(std::size_t most = 1024) : most_{most} {}
+
   /// False, and nothing done, when oneDNN has no kernel for these types on this processor.
   bool run(product const& p, void const* a, void const* b, void const* bias, void* d) {
     if (!engine_)
       engine_ = std::make_unique<engine>();
-    auto found = entries_.find(p);
-    if (found == entries_.end()) {
-      if (entries_.size() == most_entries)  // lengths that change with every batch
-        entries_.clear();
-      found = entries_.emplace(p, entry{engine_->device, p}).first;
+    handles const data{const_cast<void*>(a), const_cast<void*>(b), d, const_cast<void*>(bias)};
+    if (auto any = p; any.rows() % usual_rows != 0 && p.m * p.n * p.k < large_product) {
+      any.rows() = DNNL_RUNTIME_DIM_VAL;
+      if (find(any).run(*engine_, scratch_, p, data))
+        return true;
     }
-    return found->second.run(*engine_, scratch_, a, b, bias, d);
+    return find(p).run(*engine_, scratch_, data);
   }
 
  private:
+  using handles = std::array<void*, 4>;  // a, b, d, bias
+
   struct engine {
     dnnl::engine device{dnnl::engine::kind::cpu, 0};
     dnnl::stream stream{device};
   };
 
+  /// A primitive and the memory objects of its arguments.
   class entry {
    public:
-    entry(dnnl::engine const& device, product const& p) {
-      using dnnl::memory;
-      auto const description = [](extent_t rows, extent_t columns, memory::data_type type,
-                                  std::array<extent_t, 2> strides) {
-        return memory::desc({rows, columns}, type, memory::dims{strides[0], strides[1]});
-      };
-      auto const a = description(p.m, p.k, p.in, p.a_strides), b = description(p.k, p.n, p.in, p.b_strides),
-                 d = description(p.m, p.n, p.out, {p.d_stride, 1});
-      auto const bias = p.bias ? description(1, p.n, memory::data_type::f32, {p.n, 1}) : memory::desc{};
+    entry(engine const& on, product const& p) : count_{p.bias ? 4u : 3u} {
       dnnl::primitive_attr attributes;
       // The default scratchpad belongs to the thread that made the primitive: another may not run it.
       attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -86,49 +89,87 @@ class matmul_cache {
         sum.append_sum();
         attributes.set_post_ops(sum);
       }
-      auto const plan = dnnl::matmul::primitive_desc(device, a, b, bias, d, attributes, true);
+      auto const d = describe(p);
+      auto const plan = dnnl::matmul::primitive_desc(on.device, d[0], d[1], d[3], d[2], attributes, true);
       if (!plan)
         return;
       primitive_ = dnnl::matmul(plan);
       scratch_bytes_ = plan.scratchpad_desc().get_size();
-      add(device, DNNL_ARG_SRC, a);
-      add(device, DNNL_ARG_WEIGHTS, b);
-      add(device, DNNL_ARG_DST, d);
-      add(device, DNNL_ARG_SCRATCHPAD, plan.scratchpad_desc());
-      if (p.bias)
-        add(device, DNNL_ARG_BIAS, bias);
+      add(on, 4, DNNL_ARG_SCRATCHPAD, plan.scratchpad_desc());
+      if (p.m != DNNL_RUNTIME_DIM_VAL && p.k != DNNL_RUNTIME_DIM_VAL)
+        set_shape(on, p);
     }
 
-    bool run(engine const& on, pages& scratch, void const* a, void const* b, void const* bias, void* d) {
+    /// For any number of rows: that of `p`.
+    bool run(engine const& on, pages& scratch, product const& p, handles const& data) {
+      if (primitive_ && !(shape_ == p))
+        set_shape(on, p);
+      return run(on, scratch, data);
+    }
+    bool run(engine const& on, pages& scratch, handles const& data) {
       if (!primitive_)
         return false;
       if (scratch.size() < scratch_bytes_)
         scratch = pages{scratch_bytes_};
-      void* const handles[] = {const_cast<void*>(a), const_cast<void*>(b), d, scratch.data(),
-                               const_cast<void*>(bias)};
-      for (std::size_t i = 0; i < count_; ++i) memories_[i].set_data_handle(handles[i]);
+      for (std::size_t i = 0; i < count_; ++i) memories_[i].set_data_handle(data[i]);
+      memories_[4].set_data_handle(scratch.data());
+      std::array<dnnl_exec_arg_t, 5> arguments;
+      std::copy_n(arguments_.begin(), count_, arguments.begin());
+      arguments[count_] = arguments_[4];
       // The C call: the C++ one builds its list of arguments anew each time.
       dnnl::error::wrap_c_api(dnnl_primitive_execute(primitive_.get(), on.stream.get(),
-                                                     static_cast<int>(count_), arguments_.data()),
+                                                     static_cast<int>(count_ + 1), arguments.data()),
                               "could not run a matrix product");
       return true;
     }
 
    private:
-    void add(dnnl::engine const& device, int argument, dnnl::memory::desc const& d) {
-      memories_[count_] = dnnl::memory(d, device, nullptr);
-      arguments_[count_] = {argument, memories_[count_].get()};
-      ++count_;
+    /// a, b, d and bias.
+    static std::array<dnnl::memory::desc, 4> describe(product const& p) {
+      using dnnl::memory;
+      auto const matrix = [](extent_t rows, extent_t columns, memory::data_type type,
+                             std::array<extent_t, 2> strides) {
+        return memory::desc({rows, columns}, type, memory::dims{strides[0], strides[1]});
+      };
+      return {matrix(p.m, p.k, p.in, p.a_strides), matrix(p.k, p.n, p.in, p.b_strides),
+              matrix(p.m, p.n, p.out, {p.d_stride, 1}),
+              p.bias ? matrix(1, p.n, memory::data_type::f32, {p.n, 1}) : memory::desc{}};
+    }
+    void set_shape(engine const& on, product const& p) {
+      constexpr std::array names{DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS};
+      auto const d = describe(p);
+      for (std::size_t i = 0; i < count_; ++i) add(on, i, names[i], d[i]);
+      shape_ = p;
+    }
+    void add(engine const& on, std::size_t i, int name, dnnl::memory::desc const& d) {
+      memories_[i] = dnnl::memory(d, on.device, nullptr);
+      arguments_[i] = {name, memories_[i].get()};
     }
 
     dnnl::primitive primitive_;
-    std::array<dnnl::memory, 5> memories_;
+    product shape_;                         // of the memory objects
+    std::array<dnnl::memory, 5> memories_;  // a, b, d, bias, scratchpad
     std::array<dnnl_exec_arg_t, 5> arguments_{};
-    std::size_t count_ = 0, scratch_bytes_ = 0;
+    std::size_t count_, scratch_bytes_ = 0;
   };
 
-  static constexpr std::size_t most_entries = 1024;
+  entry& find(product const& p) {
+    auto found = entries_.find(p);
+    if (found == entries_.end()) {
+      if (entries_.size() == most_)
+        entries_.clear();
+      found = entries_.emplace(p, entry{*engine_, p}).first;
+    }
+    return found->second;
+  }
 
+  // Captions of all lengths make another number of rows with every batch, and a primitive takes as
+  // long as a million multiply-adds and more to make. One for any number of rows is at most a fifth
+  // slower where it matters. Which of the two it is follows from the shape alone, because their last
+  // bits differ: a run that was resumed must choose as one that was not.
+  static constexpr extent_t usual_rows = 32, large_product = extent_t{1} << 30;
+
+  std::size_t most_;
   std::unique_ptr<engine> engine_;  // made when first wanted: a context of doubles never does
   std::unordered_map<product, entry, product_hash> entries_;
   pages scratch_;
