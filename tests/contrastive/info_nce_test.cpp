@@ -102,6 +102,10 @@ outcome streamed(pairs const& p, info_nce_options const& options = {}, int n = 0
   std::vector<contrastive::info_nce_result> results(static_cast<std::size_t>(std::max(n, 1)));
   auto const rank = [&](auto& ranks) {
     cpu::context<T> c{mebibytes(64), mebibytes(1)};
+    {  // memory that an earlier step has used
+      arena_scope const scratch{c.memory};
+      fill(c, make<A>(c, shape{extent_t{100'000}}), 1e3);
+    }
     auto const rows = p.rows / ranks.size(), first = ranks.rank() * rows;
     auto const mine = [&](auto& v) {
       return slice(view<std::remove_reference_t<decltype(v[0])>, 2>{v.data(), {{p.rows, p.width}}}, first,

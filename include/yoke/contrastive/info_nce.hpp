@@ -104,7 +104,7 @@ class streamed_logits {
     for_tiles(text, [&](extent_t i, extent_t m, extent_t j, extent_t n) {
       auto const tile = products(i, m, j, n, text);
       logit_gradient(c_, scale_, diagonal + i - j, weight, slice(row, i, m), slice(column, j, n), tile,
-                     d_scale, first(first_gradient_ && i == 0 && j == 0));
+                     slice(d_scale, i, m), first(first_gradient_ && j == 0));
       gemm(c_, transpose::no, transpose::no, matrix{tile}, slice(text, j, n), slice(d_image, i, m),
            first(first_gradient_ && j == 0));
       gemm(c_, transpose::yes, transpose::no, matrix{tile}, slice(image_, i, m), slice(d_text, j, n),
