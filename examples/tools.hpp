@@ -15,7 +15,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <set>
+#include <stdlib.h>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 namespace tools {
@@ -113,6 +115,15 @@ inline void print(eval::zero_shot_result const& r, std::vector<std::string> cons
     else
       std::printf("  %-24s no images\n", names[i].c_str());
   }
+}
+
+/// Threads that wait for each other give their cores away instead of spinning: on a machine that others use as well, and
+/// that is most of them, several times faster. libgomp reads the setting when it is loaded, so the program starts anew.
+inline void wait_passively(char** arguments) {
+  if (::getenv("OMP_WAIT_POLICY") != nullptr || ::getenv("GOMP_SPINCOUNT") != nullptr)
+    return;
+  ::setenv("OMP_WAIT_POLICY", "passive", 1);
+  ::execv("/proc/self/exe", arguments);  // returns only when it fails, and then nothing is lost
 }
 
 /// Runs a tool: what goes wrong is one line on standard error and exit status 1.

@@ -103,6 +103,7 @@ void add_options(CLI::App& app, train_tool::settings& s) {
 }  // namespace
 
 int main(int count, char** arguments) {
+  tools::wait_passively(arguments);
   CLI::App app;
   train_tool::settings settings;
   add_options(app, settings);
