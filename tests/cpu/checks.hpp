@@ -7,6 +7,7 @@
 #include <yoke/cpu/parallel.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
@@ -74,6 +75,14 @@ void near(tensor<T, R> const& found, std::vector<double> const& expected, double
     }
   }
   SUCCEED();
+}
+
+/// By their bits: under -ffast-math std::isnan says that there are none.
+inline bool is_nan(double v) {
+  return (std::bit_cast<std::uint64_t>(v) & 0x7fffffffffffffffu) > 0x7ff0000000000000u;
+}
+inline bool is_infinite(double v) {
+  return (std::bit_cast<std::uint64_t>(v) & 0x7fffffffffffffffu) == 0x7ff0000000000000u;
 }
 
 /// What `how` makes of a value and of what was there.

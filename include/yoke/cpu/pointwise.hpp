@@ -24,12 +24,12 @@ void map_parallel(extent_t n, store how, F const& f, T* to, From const*... from)
 struct gelu_erf {
   template <class V>
   static V value(V x) {
-    return x * normal(x).integral;
+    return x * normal(x).value;
   }
   template <class V>
   static V slope(V x) {
-    auto const n = normal(x);
-    return n.integral + x * n.density;
+    auto const p = normal(x);
+    return p.value + x * p.slope;
   }
 };
 
@@ -41,13 +41,13 @@ struct gelu_tanh {
   template <class V>
   static V value(V x) {
     using A = lane_t<V>;
-    return x * logistic(x * (A(a) + x * x * A(b)));
+    return x * logistic(x * (A(a) + x * x * A(b))).value;
   }
   template <class V>
   static V slope(V x) {
     using A = lane_t<V>;
-    auto const s = logistic(x * (A(a) + x * x * A(b)));
-    return s + x * s * (1 - s) * (A(a) + x * x * A(3 * b));
+    auto const p = logistic(x * (A(a) + x * x * A(b)));
+    return p.value + x * p.slope * (A(a) + x * x * A(3 * b));
   }
 };
 
@@ -55,12 +55,12 @@ struct gelu_tanh {
 struct gelu_quick {
   template <class V>
   static V value(V x) {
-    return x * logistic(x * lane_t<V>(1.702));
+    return x * logistic(x * lane_t<V>(1.702)).value;
   }
   template <class V>
   static V slope(V x) {
-    auto const s = logistic(x * lane_t<V>(1.702));
-    return s + x * s * (1 - s) * lane_t<V>(1.702);
+    auto const p = logistic(x * lane_t<V>(1.702));
+    return p.value + x * p.slope * lane_t<V>(1.702);
   }
 };
 

@@ -13,23 +13,32 @@ namespace yoke::cpu::detail {
 template <class V>
 using lane_t = std::remove_cvref_t<decltype(std::declval<V>()[0])>;
 
-/// 1 / (1 + e^-x), to a few units in the last place in its lower tail, too.
+/// A function and its derivative.
 template <class V>
-V logistic(V x) {
+struct value_and_slope {
+  V value, slope;
+};
+
+/// 1 / (1 + e^-x), to a few units in the last place in both tails.
+template <class V>
+value_and_slope<V> logistic(V x) {
   auto const e = exponential(x < 0 ? x : -x);
-  return (x < 0 ? e : V{} + 1) / (1 + e);
+  auto const upper = 1 / (1 + e);
+  auto const lower = e * upper;
+  return {x < 0 ? lower : upper, lower * upper};
 }
 
-/// The square root of what is not negative, to 1 unit in the last place. In plain arithmetic: the
-/// library's function may set errno, and is not vectorised for that.
+/// The square root of what is not negative, to 1 unit in the last place (outside [1e-36, 1e37]
+/// -ffast-math may halve it). In plain arithmetic: the library's function may set
+/// errno, and is not vectorised for that.
 inline lanes_t<float> square_root(lanes_t<float> x) {
-  // From the bits, 1 / sqrt(x) to 7e-4 (Walczyk et al., "Improving the accuracy of the fast inverse square root",
-  // Entropy 2021), one of Newton's steps, and one for the root itself.
+  // From the bits, 1 / sqrt(x) to 7e-4 (constants by Jan Kadlec, "Improving the fast inverse square
+  // root", 2010), one of Newton's steps, and one for the root itself.
   auto y = std::bit_cast<lanes_t<float>>(0x5f1ffff9 - (std::bit_cast<lanes<float>::bits>(x) >> 1));
   y = y * 0.703952253f * (2.38924456f - x * y * y);
   y = y * (1.5f - 0.5f * x * y * y);
   auto const root = x * y;
-  auto const better = root + 0.5f * y * (x - root * root);
+  auto const better = root + root * (0.5f - 0.5f * root * y);
   return x > 3.4e38f ? x : better;
 }
 inline lanes_t<double> square_root(lanes_t<double> x) {
@@ -37,15 +46,10 @@ inline lanes_t<double> square_root(lanes_t<double> x) {
   return x;
 }
 
-/// The normal distribution: its density and its integral from -infinity.
-template <class V>
-struct normal_values {
-  V density, integral;
-};
-
+/// The normal distribution's integral from -infinity; its slope is the density.
 /// The lower tail is e^(-x^2/2) t Q(t), t = 1 / (1 + 0.305 |x|), Q of degree 7 with a relative error
 /// of at most 1e-7 (least maximum, found by iterated weights).
-inline normal_values<lanes_t<float>> normal(lanes_t<float> x) {
+inline value_and_slope<lanes_t<float>> normal(lanes_t<float> x) {
   auto const size = x < 0 ? -x : x;
   auto const bell = exponential(x * x * -0.5f);
   auto const t = 1 / (1 + size * 0.305f);
@@ -57,13 +61,13 @@ inline normal_values<lanes_t<float>> normal(lanes_t<float> x) {
   q = q * t + 0.122466895f;
   q = q * t + 0.121639728f;
   auto const tail = bell * t * q;
-  return {bell * 0.398942280f, x < 0 ? tail : 1 - tail};
+  return {x < 0 ? tail : 1 - tail, bell * 0.398942280f};
 }
-inline normal_values<lanes_t<double>> normal(lanes_t<double> x) {
+inline value_and_slope<lanes_t<double>> normal(lanes_t<double> x) {
   auto integral = x;
   for (int i = 0; i < lanes<double>::count; ++i)
     integral[i] = 0.5 * std::erfc(x[i] * -0.70710678118654752440);
-  return {exponential(x * x * -0.5) * 0.39894228040143267794, integral};
+  return {integral, exponential(x * x * -0.5) * 0.39894228040143267794};
 }
 
 }  // namespace yoke::cpu::detail
