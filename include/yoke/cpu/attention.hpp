@@ -42,11 +42,15 @@ head<T> head_of(attention_shape shape, segments const& runs, view<T const, 2> qk
           shape.causal};
 }
 
-/// Calls f(item) once for each of `items`; threads take the next few as they become free, because
-/// segments differ in length.
+/// Multiply-adds that are worth another thread: some ten microseconds.
+inline constexpr extent_t least_attention = extent_t{1} << 20;
+
+/// Calls f(item) once for each of `items`, which are `work` multiply-adds together; threads take the
+/// next few as they become free, because segments differ in length.
 template <class F>
-void share_out(extent_t items, F const& f) {
-  auto const threads = std::min<extent_t>(items, thread_count());
+void share_out(extent_t items, extent_t work, F const& f) {
+  auto const threads =
+      std::min({items, extent_t{thread_count()}, std::max<extent_t>(1, work / least_attention)});
   auto const few = std::max<extent_t>(1, items / (16 * std::max<extent_t>(threads, 1)));
   std::atomic<extent_t> next{0};
   parallel_for(threads, 1, [&](extent_t, extent_t) {
@@ -71,7 +75,8 @@ void attention_forward(context<T>&, attention_shape shape, segments const& runs,
                        view<accumulator_t<std::type_identity_t<T>>, 2> lse) {
   detail::expect_attention(shape, runs, qkv.shape, bias.shape, out.shape, lse.shape);
   auto const width = out.extent(1);
-  detail::share_out(runs.count * shape.heads, [&](extent_t item) {
+  auto const work = 2 * runs.rows * runs.longest * width;
+  detail::share_out(runs.count * shape.heads, work, [&](extent_t item) {
     auto const s = item / shape.heads, h = item % shape.heads, begin = runs.begin(s);
     auto const x = detail::head_of<T>(shape, runs, qkv, bias, s, h);
     detail::attend(x, out.data + begin * width + h * x.width, width, lse.data + h * runs.rows + begin);
@@ -105,7 +110,8 @@ void attention_backward(context<T>&, attention_shape shape, segments const& runs
            : runs.count;
   auto const part = [&, all = detail::scratch<A, 1>{sums ? groups * heads * square : 0}.take(0)](
                         extent_t item) { return all + item * square; };
-  detail::share_out(groups * heads, [&](extent_t item) {
+  auto const work = 5 * runs.rows * runs.longest * width;
+  detail::share_out(groups * heads, work, [&](extent_t item) {
     auto const group = item / heads, h = item % heads;
     if (sums)
       std::fill_n(part(item), square, A{0});

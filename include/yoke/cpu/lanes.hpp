@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace yoke::cpu::detail {
@@ -92,7 +93,7 @@ lanes_t<A> numbered() {
   (std::make_integer_sequence<int, lanes<A>::count>{});
 }
 
-/// e^x for x < 88 to 2 units in the last place; exactly 0 where x < -87.7, so that what is masked by
+/// e^x for x < 88 to 2 units in the last place (5e-6 where -ffast-math regroups it); exactly 0 where x < -87.7, so that what is masked by
 /// a large negative number vanishes. NaN stays NaN.
 inline lanes_t<float> exponential(lanes_t<float> x) {
   auto const inside = larger<float>(broadcast(-88.0f), x);
@@ -128,6 +129,16 @@ inline lanes_t<double> logarithm(lanes_t<double> x) {
   return x;
 }
 
+/// f(row, column) for all of a small matrix with constants, without a loop at any level of
+/// optimisation: what f indexes stays in registers.
+template <int Rows, int Columns, class F>
+[[gnu::always_inline]] inline void for_each_of(F const& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, I / Columns>{}, std::integral_constant<int, I % Columns>{}), ...);
+  }
+  (std::make_integer_sequence<int, Rows * Columns>{});
+}
+
 /// Lanes I of a and b one after the other.
 template <class A, int... I>
 lanes_t<A> shuffle(lanes_t<A> a, lanes_t<A> b) {
@@ -144,13 +155,14 @@ template <class A, int Half = lanes<A>::count / 2>
 [[gnu::always_inline]] inline void transpose_square(lanes_t<A> (&rows)[lanes<A>::count]) {
   if constexpr (Half > 0) {
     constexpr int n = lanes<A>::count;
-    [&]<int... I>(std::integer_sequence<int, I...>) {
-      for (int i = 0; i < n; ++i)
-        if ((i & Half) == 0) {
+    [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+      for_each_of<1, n>([&](auto, auto i) {
+        if constexpr ((i & Half) == 0) {
           auto const a = rows[i], b = rows[i + Half];
           rows[i] = shuffle<A, ((I & Half) == 0 ? I : n + I - Half)...>(a, b);
           rows[i + Half] = shuffle<A, ((I & Half) == 0 ? I + Half : n + I)...>(a, b);
         }
+      });
     }
     (std::make_integer_sequence<int, n>{});
     transpose_square<A, Half / 2>(rows);

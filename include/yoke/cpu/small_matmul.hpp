@@ -28,19 +28,16 @@ template <class A, int Rows, int Vectors>
 void multiply_tile(extent_t depth, left_operand<A> left, block<A const> b, block<A> c, bool accumulate) {
   constexpr int n = lanes<A>::count;
   lanes_t<A> sum[Rows][Vectors];
-  for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v)
-      sum[r][v] = accumulate ? load(c.data + r * c.step + v * n) : lanes_t<A>{};
+  for_each_of<Rows, Vectors>(
+      [&](auto r, auto v) { sum[r][v] = accumulate ? load(c.data + r * c.step + v * n) : lanes_t<A>{}; });
   auto const* a = left.data;
   auto const* row = b.data;
   for (extent_t k = 0; k < depth; ++k, a += left.k_step, row += b.step) {
     lanes_t<A> right[Vectors];
-    for (int v = 0; v < Vectors; ++v) right[v] = load(row + v * n);
-    for (int r = 0; r < Rows; ++r)
-      for (int v = 0; v < Vectors; ++v) sum[r][v] += a[r * left.row_step] * right[v];
+    for_each_of<1, Vectors>([&](auto, auto v) { right[v] = load(row + v * n); });
+    for_each_of<Rows, Vectors>([&](auto r, auto v) { sum[r][v] += a[r * left.row_step] * right[v]; });
   }
-  for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v) save(c.data + r * c.step + v * n, sum[r][v]);
+  for_each_of<Rows, Vectors>([&](auto r, auto v) { save(c.data + r * c.step + v * n, sum[r][v]); });
 }
 
 /// Rows of a tile for each width: sums and one row of b fill the registers, and at least 8 sums
