@@ -3,9 +3,10 @@
 #pragma once
 #include <yoke/core/kernels.hpp>
 #include <yoke/core/segments.hpp>
-#include <yoke/cpu/attention_tiles.hpp>
+#include <yoke/cpu/attention_head.hpp>
 #include <yoke/cpu/device.hpp>
 #include <yoke/cpu/parallel.hpp>
+#include <yoke/cpu/scratch.hpp>
 
 #include <algorithm>
 #include <atomic>

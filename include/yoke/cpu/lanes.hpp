@@ -93,8 +93,8 @@ lanes_t<A> numbered() {
   (std::make_integer_sequence<int, lanes<A>::count>{});
 }
 
-/// e^x for x < 88 to 2 units in the last place (5e-6 where -ffast-math regroups it); exactly 0 where x < -87.7, so that what is masked by
-/// a large negative number vanishes. NaN stays NaN.
+/// e^x for x < 88 to 2 units in the last place (to 5e-6 where -ffast-math regroups it); exactly 0
+/// where x < -87.7, so that what is masked by a large negative number vanishes. NaN stays NaN.
 inline lanes_t<float> exponential(lanes_t<float> x) {
   auto const inside = larger<float>(broadcast(-88.0f), x);
   // 127 + x / ln 2 to the nearest integer, by conversion because -ffast-math would undo a sum: the
