@@ -1,5 +1,6 @@
-// Attention, forward and backward, at the shapes of image and text towers: arithmetic that is needed (a causal key counts
-// where it is seen) at the GEMM peak of the moment. `attention [bf16|f32 [SHAPE]]`, SHAPE a part of a name below.
+// Attention, forward and backward, at the shapes of image and text towers: the arithmetic that is needed (a
+// causal key counts where it is seen) at the GEMM peak of the moment. `attention [bf16|f32 [SHAPE]]`, SHAPE a
+// part of a name below.
 #include <yoke/cpu/context.hpp>
 
 #include "measure.hpp"

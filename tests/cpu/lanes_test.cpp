@@ -1,5 +1,5 @@
-// Vectors of the processor's width: conversions to the bit, exponential and logarithm to the last places, transposes, and
-// the small products that are built of them.
+// Vectors of the processor's width: conversions to the bit, exponential and logarithm to the last places,
+// transposes, and the small products that are built of them.
 #include <yoke/core/random.hpp>
 #include <yoke/cpu/small_matmul.hpp>
 
