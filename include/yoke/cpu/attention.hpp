@@ -47,14 +47,16 @@ head<T> head_of(attention_shape shape, segments const& runs, view<T const, 2> qk
 inline constexpr extent_t least_attention = extent_t{1} << 20;
 
 /// Calls f(item) once for each of `items`, which are `work` multiply-adds together; threads take the
-/// next few as they become free, because segments differ in length.
-template <class F>
-void share_out(extent_t items, extent_t work, F const& f) {
+/// next few as they become free, because segments differ in length. Each first takes `elements` of
+/// scratch memory, enough for the longest segment, so that a later step finds none lacking.
+template <class A, class F>
+void share_out(extent_t items, extent_t work, extent_t elements, F const& f) {
   auto const threads =
       std::min({items, extent_t{thread_count()}, std::max<extent_t>(1, work / least_attention)});
   auto const few = std::max<extent_t>(1, items / (16 * std::max<extent_t>(threads, 1)));
   std::atomic<extent_t> next{0};
   parallel_for(threads, 1, [&](extent_t, extent_t) {
+    scratch<A>{elements};
     for (;;) {
       auto const first = next.fetch_add(few, std::memory_order_relaxed);
       if (first >= items)
@@ -77,7 +79,8 @@ void attention_forward(context<T>&, attention_shape shape, segments const& runs,
   detail::expect_attention(shape, runs, qkv.shape, bias.shape, out.shape, lse.shape);
   auto const width = out.extent(1);
   auto const work = 2 * runs.rows * runs.longest * width;
-  detail::share_out(runs.count * shape.heads, work, [&](extent_t item) {
+  auto const elements = detail::attend_elements<accumulator_t<T>>(runs.longest, width / shape.heads);
+  detail::share_out<accumulator_t<T>>(runs.count * shape.heads, work, elements, [&](extent_t item) {
     auto const s = item / shape.heads, h = item % shape.heads, begin = runs.begin(s);
     auto const x = detail::head_of<T>(shape, runs, qkv, bias, s, h);
     detail::attend(x, out.data + begin * width + h * x.width, width, lse.data + h * runs.rows + begin);
@@ -112,7 +115,8 @@ void attention_backward(context<T>&, attention_shape shape, segments const& runs
   auto const part = [&, all = detail::scratch<A, 1>{sums ? groups * heads * square : 0}.take(0)](
                         extent_t item) { return all + item * square; };
   auto const work = 5 * runs.rows * runs.longest * width;
-  detail::share_out(groups * heads, work, [&](extent_t item) {
+  auto const elements = detail::attend_backward_elements<A>(runs.longest, width / heads);
+  detail::share_out<A>(groups * heads, work, elements, [&](extent_t item) {
     auto const group = item / heads, h = item % heads;
     if (sums)
       std::fill_n(part(item), square, A{0});

@@ -9,6 +9,18 @@
 
 namespace yoke::cpu::detail {
 
+/// Elements of scratch memory that attend and attend_backward take.
+template <class A>
+extent_t attend_elements(extent_t length, extent_t width) {
+  auto const wide = whole_vectors<A>(width), most = panel_queries;
+  return 2 * length * wide + 3 * most * wide + length * most + 2 * most;
+}
+template <class A>
+extent_t attend_backward_elements(extent_t length, extent_t width) {
+  auto const wide = whole_vectors<A>(width), most = panel_queries;
+  return 4 * length * wide + 5 * most * wide + 2 * length * most + most;
+}
+
 /// out (length, width) with rows `out_step` apart, lse (length).
 template <class A, class T>
 void attend(head<T> const& x, T* out, extent_t out_step, A* lse) {
@@ -16,7 +28,7 @@ void attend(head<T> const& x, T* out, extent_t out_step, A* lse) {
   // with keys <= length, lanes <= 64, wide = width rounded up to vectors:
   // k, v (length, wide); q, y (count, wide); queries (wide, lanes); logits (keys, lanes)
   auto const wide = whole_vectors<A>(x.width), most = panel_queries;
-  scratch<A> memory{2 * x.length * wide + 3 * most * wide + x.length * most + 2 * most};
+  scratch<A> memory{attend_elements<A>(x.length, x.width)};
   block<A> const k{memory.take(x.length * wide), wide}, v{memory.take(x.length * wide), wide};
   block<A> const q{memory.take(most * wide), wide}, y{memory.take(most * wide), wide};
   auto *const turned = memory.take(most * wide), *const logit = memory.take(x.length * most);
@@ -48,7 +60,7 @@ void attend_backward(head<T> const& x, A const* lse, T const* dout, extent_t out
   // k, v, sum_k, sum_v (length, wide); q, dy, sum_q (count, wide); queries, douts (wide, lanes);
   // logits, dlogits (keys, lanes)
   auto const wide = whole_vectors<A>(x.width), most = panel_queries, n = x.length;
-  scratch<A> memory{4 * n * wide + 5 * most * wide + 2 * n * most + most};
+  scratch<A> memory{attend_backward_elements<A>(n, x.width)};
   block<A> const k{memory.take(n * wide), wide}, v{memory.take(n * wide), wide};
   block<A> const sum_k{memory.take(n * wide), wide}, sum_v{memory.take(n * wide), wide};
   block<A> const q{memory.take(most * wide), wide}, dy{memory.take(most * wide), wide};
