@@ -25,7 +25,7 @@ class quads {
 
   /// words[4 i + j] is word j of quad first + i.
   void draw(std::uint64_t first, std::array<std::uint32_t, 4 * count>& words) const {
-    std::array<std::uint32_t, count> a, b, c, d;
+    alignas(64) std::array<std::uint32_t, count> a, b, c, d;
     for (std::size_t i = 0; i < count; ++i) {
       a[i] = static_cast<std::uint32_t>(first + i);
       b[i] = static_cast<std::uint32_t>((first + i) >> 32);
@@ -70,17 +70,17 @@ void dropout(context<T>&, random_key key, std::uint64_t stream, float rate, segm
   auto const scale = 1 / (1 - static_cast<A>(rate));
   auto const least = static_cast<std::uint32_t>(std::ceil(rate * 0x1p24f)) << 8;  // of the words kept
   parallel_for(runs.count, 1, [&](extent_t first, extent_t last) {
-    std::array<std::uint32_t, chunk> words;
-    std::array<A, chunk> factor;
+    alignas(64) std::array<std::uint32_t, chunk> words;
+    alignas(64) std::array<A, chunk> kept;  // 1 or 0
     for (auto s = first; s < last; ++s) {
       detail::quads const source(key, stream, static_cast<std::uint64_t>(s));
       auto const begin = runs.begin(s) * width, n = runs.length(s) * width;
       for (extent_t i = 0; i < n; i += chunk) {
         source.draw(static_cast<std::uint64_t>(i / 4), words);
-        for (std::size_t j = 0; j < words.size(); ++j) factor[j] = words[j] >= least ? scale : A{0};
-        auto const keep = [](auto v, auto f) { return f > 0 ? v * f : decltype(v){}; };
+        for (std::size_t j = 0; j < words.size(); ++j) kept[j] = words[j] >= least ? A{1} : A{0};
+        auto const keep = [=](auto v, auto k) { return k > 0 ? v * scale : decltype(v){}; };
         detail::map_line(std::min(chunk, n - i), how, keep, to.data + begin + i, from.data + begin + i,
-                         factor.data());
+                         kept.data());
       }
     }
   });

@@ -29,8 +29,8 @@ value_and_slope<V> logistic(V x) {
 }
 
 /// The square root of what is not negative, to 1 unit in the last place (outside [1e-36, 1e37]
-/// -ffast-math may halve it). In plain arithmetic: the library's function may set
-/// errno, and is not vectorised for that.
+/// -ffast-math may halve it). In plain arithmetic: the library's function may set errno, and is not
+/// vectorised for that.
 inline lanes_t<float> square_root(lanes_t<float> x) {
   // From the bits, 1 / sqrt(x) to 7e-4 (constants by Jan Kadlec, "Improving the fast inverse square
   // root", 2010), one of Newton's steps, and one for the root itself.
