@@ -7,4 +7,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cmake/setup.sh
 [ -e build/CMakeCache.txt ] || cmake --preset default
 cmake --build build --target yoke-train --parallel "$(nproc)"
-exec build/examples/yoke-train --train-data scenes "$@"
+exec build/examples/yoke-train --train-data scenes --epochs 3 --lr 1e-3 "$@"
