@@ -15,15 +15,18 @@ bad() {  # file, line
   rm "$tree/$1"
 }
 
-mkdir -p "$tree/core" "$tree/ops" "$tree/cpu"
+mkdir -p "$tree/core" "$tree/ops" "$tree/cpu" "$tree/data"
 echo '#include <yoke/core/tensor.hpp>' >"$tree/ops/fine.hpp"
 echo '#include <Eigen/Core>' >"$tree/cpu/fine.hpp"
+printf '#include <yoke/%s>\n' io/json.hpp text/utf8.hpp >"$tree/data/fine.hpp"
 echo '#include <yoke/ops/fine.hpp>' >"$tree/yoke.hpp"
 good "a small tree"
 
 bad core/up.hpp '#include <yoke/ops/matmul.hpp>'
 bad cpu/up.hpp '#include <yoke/autograd/tape.hpp>'
 bad data/across.hpp '  #  include <yoke/train/trainer.hpp>'
+bad io/across.hpp '#include <yoke/data/tar.hpp>'
+bad text/across.hpp '#include <yoke/data/caption.hpp>'
 bad optim/across.hpp '#include <yoke/nn/linear.hpp>'
 bad train/across.hpp '#include <yoke/eval/zero_shot.hpp>'
 bad ops/umbrella.hpp '#include <yoke/yoke.hpp>'
