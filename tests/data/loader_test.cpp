@@ -238,7 +238,7 @@ TEST_CASE("Bad samples are skipped, counted and named", "[data]") {
   CHECK(messages[2] == path + ": latin: caption: it is not UTF-8");
   CHECK(messages[3] == path + ": bare: no caption: neither txt nor json");
   CHECK(messages[4] == path + ": odd: json: it has no caption or text");
-  CHECK(messages[5] == path + ": torn: json: it is malformed or not UTF-8");
+  CHECK(messages[5] == path + ": torn: json: line 1 column 13: the string does not end");
   CHECK(messages[6] == path + ": blind: no image: neither jpg, jpeg nor png");
   CHECK(messages[7] == path + ": class: cls: it is not a class number");
   CHECK(messages[8] == path + ": none: no class: no cls");

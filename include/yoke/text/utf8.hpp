@@ -39,9 +39,12 @@ constexpr bool is_utf8(std::string_view text) {
   return first_malformed_utf8(text) == std::string_view::npos;
 }
 
+/// ASCII white space.
+inline constexpr std::string_view white_space = " \t\r\n\v\f";
+
 /// True when `text` holds nothing but ASCII white space: no caption.
 constexpr bool is_blank(std::string_view text) {
-  return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos;
+  return text.find_first_not_of(white_space) == std::string_view::npos;
 }
 
 }  // namespace yoke::text
