@@ -3,6 +3,7 @@
 #include <yoke/core/random.hpp>
 #include <yoke/data/tar.hpp>
 #include <yoke/data/tar_writer.hpp>
+#include <yoke/io/file.hpp>
 
 #include "data_files.hpp"
 #include <algorithm>
@@ -26,7 +27,7 @@ struct entry {
 };
 
 std::vector<entry> read_tar(std::string const& path) {
-  random_access_file const file{path};
+  yoke::io::input_file const file{path};
   tar_reader reader{file};
   std::vector<entry> all;
   for (tar_entry e; reader.next(e);) {
@@ -168,7 +169,8 @@ TEST_CASE("A broken tar file says where and which rule", "[data]") {
   CHECK_THAT(says(header("p", octal(14), 'x') + padded("14 path=b.txt\n") + end_marker),
              ContainsSubstring("followed by the archive's end"));
   CHECK_THAT(rule(folder / "missing.tar"), ContainsSubstring("missing.tar: cannot open"));
-  CHECK_THAT(rule(folder / "."), ContainsSubstring("not a regular file"));
+  CHECK_THAT(rule(folder / "."), ContainsSubstring("cannot read: Is a directory"));
+  CHECK(rule("/dev/null") == "/dev/null: cannot read: it is not a regular file");
 }
 
 TEST_CASE("A tar file cut at any length is an error", "[data]") {

@@ -1,6 +1,7 @@
 // Shard patterns and the grouping of members into samples.
 #include <yoke/core/errors.hpp>
 #include <yoke/data/webdataset.hpp>
+#include <yoke/io/file.hpp>
 
 #include "data_files.hpp"
 #include <catch2/catch_all.hpp>
@@ -56,7 +57,7 @@ TEST_CASE("Consecutive members with one key are a sample", "[data]") {
   auto const path = folder / "a.tar";
   auto samples = [&](data_files::members const& all) {
     data_files::write_tar(path, all);
-    random_access_file const file{path};
+    yoke::io::input_file const file{path};
     shard_reader reader{file};
     std::string text;
     for (sample_members s; reader.next(s);) {

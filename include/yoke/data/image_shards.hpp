@@ -4,11 +4,11 @@
 #include <yoke/core/expects.hpp>
 #include <yoke/core/random.hpp>
 #include <yoke/data/caption.hpp>
-#include <yoke/data/file.hpp>
 #include <yoke/data/image.hpp>
 #include <yoke/data/picture.hpp>
 #include <yoke/data/source.hpp>
 #include <yoke/data/webdataset.hpp>
+#include <yoke/io/file.hpp>
 
 #include <algorithm>
 #include <array>
@@ -78,7 +78,7 @@ class shards {
     std::uint64_t count = 0;
     sample_members members;
     for (auto const& path : *paths_) {
-      random_access_file const file{path};
+      io::input_file const file{path};
       for (shard_reader headers{file}; headers.next(members);) ++count;
     }
     return count;
@@ -120,7 +120,7 @@ class shards::walker {
   // A walker moves before its first shard is open, and never after: the reader points at the file.
   struct open_shard {
     explicit open_shard(std::string const& path) : file{path} {}
-    random_access_file file;
+    io::input_file file;
     shard_reader samples{file};
   };
 
@@ -194,12 +194,12 @@ class shards::reader {
  private:
   struct slot {
     std::size_t shard = 0;
-    std::optional<random_access_file> file{};
+    std::optional<io::input_file> file{};
   };
 
   /// Sixteen files stay open; a shuffle buffer over very many small shards opens files again and again, but
   /// never runs out of descriptors.
-  random_access_file const& open(std::size_t shard) {
+  io::input_file const& open(std::size_t shard) {
     for (auto& s : files_)
       if (s.file && s.shard == shard)
         return *s.file;
@@ -210,7 +210,7 @@ class shards::reader {
     return *oldest.file;
   }
 
-  std::span<std::byte const> bytes(random_access_file const& file, part const& p, std::uint64_t most,
+  std::span<std::byte const> bytes(io::input_file const& file, part const& p, std::uint64_t most,
                                    std::string_view what) {
     if (p.size > most)
       throw io::error("", what, "larger than " + std::to_string(most) + " bytes");
@@ -220,7 +220,7 @@ class shards::reader {
     file.read_at(p.offset, target);
     return target;
   }
-  std::string_view text(random_access_file const& file, part const& p, std::string_view what) {
+  std::string_view text(io::input_file const& file, part const& p, std::string_view what) {
     auto const read = bytes(file, p, std::uint64_t{1} << 20, what);
     return {reinterpret_cast<char const*>(read.data()), read.size()};
   }

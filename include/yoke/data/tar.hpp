@@ -2,7 +2,7 @@
 // not sound is an error that names the file, the place and the rule.
 #pragma once
 #include <yoke/core/errors.hpp>
-#include <yoke/data/file.hpp>
+#include <yoke/io/file.hpp>
 
 #include <algorithm>
 #include <array>
@@ -34,8 +34,11 @@ class tar_reader {
   static constexpr std::uint64_t longest_extension = std::uint64_t{1}
                                                      << 20;  // bytes of a pax or long-name header
 
-  /// Reads `file`, which must outlive the reader.
-  explicit tar_reader(random_access_file const& file) : file_{&file} {}
+  /// Reads `file`, which must outlive the reader. Throws io::error for a pipe or a device.
+  explicit tar_reader(io::input_file const& file) : file_{&file} {
+    if (!file.regular())
+      throw io::error(file.path(), "cannot read", "it is not a regular file");
+  }
 
   /// The next member, or false at the end of the archive. Throws io::error.
   bool next(tar_entry& entry) {
@@ -193,7 +196,7 @@ class tar_reader {
     at_ += (entry.size + block - 1) / block * block;  // no overflow: size is below that of a file
   }
 
-  random_access_file const* file_;
+  io::input_file const* file_;
   std::uint64_t at_ = 0, here_ = 0;
   std::array<char, block> header_{};
   bool ended_ = false;

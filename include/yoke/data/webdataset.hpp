@@ -1,8 +1,8 @@
 // WebDataset: brace patterns that name shards, and the members of a shard grouped into samples.
 #pragma once
 #include <yoke/core/errors.hpp>
-#include <yoke/data/file.hpp>
 #include <yoke/data/tar.hpp>
+#include <yoke/io/file.hpp>
 
 #include <algorithm>
 #include <charconv>
@@ -150,7 +150,7 @@ inline bool split_member_name(std::string_view name, std::string_view& key, std:
 class shard_reader {
  public:
   /// Reads `file`, which must outlive the reader.
-  explicit shard_reader(random_access_file const& file) : file_{&file}, tar_{file} {}
+  explicit shard_reader(io::input_file const& file) : file_{&file}, tar_{file} {}
 
   /// The next sample, or false at the end. Throws io::error for a broken archive and for a suffix that a
   /// sample has twice.
@@ -181,7 +181,7 @@ class shard_reader {
   }
 
  private:
-  random_access_file const* file_;
+  io::input_file const* file_;
   tar_reader tar_;
   tar_entry entry_{};
   std::string pending_key_{};
