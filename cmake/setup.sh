@@ -71,7 +71,7 @@ unpack_catch2() {
 }
 
 missing=()
-for package in g++ cmake ninja-build git ca-certificates ccache libeigen3-dev nlohmann-json3-dev libcli11-dev \
+for package in g++ cmake ninja-build git ca-certificates ccache libeigen3-dev libcli11-dev \
   libjpeg-dev libpng-dev libsentencepiece-dev libbenchmark-dev; do
   [ -n "$(installed "$package")" ] || missing+=("$package")
 done
