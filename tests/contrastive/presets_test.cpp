@@ -1,5 +1,7 @@
-// Presets have the parameters that their originals have.
+// Presets have the settings and the parameters that their originals have.
 #include <yoke/contrastive/presets.hpp>
+#include <yoke/io/json.hpp>
+#include <yoke/train/open_clip_model.hpp>
 #include <yoke/train/plan.hpp>
 
 #include <catch2/catch_test_macros.hpp>
@@ -17,6 +19,16 @@ TEST_CASE("OpenCLIP's models have its parameter counts") {  // open_clip 3.3, su
     auto const model = contrastive::clip(scope{list}, contrastive::clip_preset(r.name).value());
     INFO(r.name);
     CHECK(list.count() == r.parameters);
+  }
+}
+
+TEST_CASE("OpenCLIP's models have its configurations") {
+  auto const all = io::read_json(YOKE_GOLDEN_DIR "/open_clip/configs.json");
+  for (std::string const name : {"ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14"}) {
+    INFO(name);
+    auto const& theirs = *all.find(name)->find("config");
+    CHECK(train::to_open_clip(contrastive::clip_preset(name).value()) ==
+          io::open_clip_from_json(theirs, name));
   }
 }
 

@@ -7,7 +7,6 @@
 
 namespace io = yoke::io;
 using Catch::Matchers::ContainsSubstring;
-using Catch::Matchers::Equals;
 using io::json;
 using yoke::extent_t;
 
@@ -97,32 +96,10 @@ TEST_CASE("open clip: configurations that come with OpenCLIP are read as it buil
     CHECK(c.text.layers == text.required<extent_t>("layers"));
     CHECK(c.text.heads == text.required<extent_t>("heads"));
     CHECK(c.text.mlp_width() == text.required<extent_t>("mlp_width"));
-    if (auto const named = io::find_named_config(name))
-      CHECK(*named == c);
     CHECK(io::open_clip_from_json(io::to_json(c), "again") == c);
   }
   CHECK(plain >= 14);
   CHECK(refused >= 7);
-}
-
-TEST_CASE("open clip: the built-in names are those that OpenCLIP has", "[io]") {
-  auto const all = io::read_json(YOKE_GOLDEN_DIR "/open_clip/configs.json");
-  for (auto const name : io::named_configs)
-    for (auto const* suffix : {"", "-quickgelu"}) {
-      auto const whole = std::string(name) + suffix;
-      CAPTURE(whole);
-      REQUIRE(all.find(whole) != nullptr);
-      CHECK(io::named_config(whole).quick_gelu == (*suffix != '\0'));
-    }
-  CHECK_FALSE(io::find_named_config("ViT-B-32-quickgelu-quickgelu"));
-  CHECK_FALSE(io::find_named_config("vit-b-32"));
-  try {
-    io::named_config("ViT-B-33");
-    FAIL("accepted");
-  } catch (io::error const& e) {
-    CHECK_THAT(e.what(), Equals("ViT-B-33: no such model; there are ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14, "
-                                "each also with -quickgelu"));
-  }
 }
 
 TEST_CASE("open clip: what is left out has OpenCLIP's defaults", "[io]") {

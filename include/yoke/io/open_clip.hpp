@@ -1,10 +1,10 @@
-// What an OpenCLIP model configuration says about two plain towers, and the four sizes of CLIP's ViT
-// by name. Reading and writing the files: open_clip_file.hpp.
+// What an OpenCLIP model configuration says about two plain towers. Reading and writing the files:
+// open_clip_file.hpp.
 #pragma once
-#include <yoke/core/errors.hpp>
 #include <yoke/core/tensor.hpp>
 
-#include <optional>
+#include <array>
+#include <string>
 
 namespace yoke::io {
 
@@ -78,45 +78,5 @@ struct open_clip_config {
 
   bool operator==(open_clip_config const&) const = default;
 };
-
-/// The names that named_config knows; each also with "-quickgelu" at its end.
-inline constexpr std::array<std::string_view, 4> named_configs{"ViT-B-32", "ViT-B-16", "ViT-L-14",
-                                                               "ViT-H-14"};
-
-/// A configuration of OpenCLIP's by its name, or nothing. Sizes: Radford et al., arXiv 2103.00020,
-/// table 19; ViT-H-14: Cherti et al., arXiv 2212.07143.
-inline std::optional<open_clip_config> find_named_config(std::string_view name) {
-  constexpr std::string_view suffix = "-quickgelu";
-  open_clip_config c;
-  if (name.ends_with(suffix)) {
-    c.quick_gelu = true;
-    name.remove_suffix(suffix.size());
-  }
-  if (name == "ViT-B-32") {
-    c.vision.patch_size = 32;
-  } else if (name == "ViT-B-16") {
-    c.vision.patch_size = 16;
-  } else if (name == "ViT-L-14") {
-    c.embed_dim = 768;
-    c.vision.patch_size = 14, c.vision.width = 1024, c.vision.layers = 24;
-    c.text.width = 768, c.text.heads = 12;
-  } else if (name == "ViT-H-14") {
-    c.embed_dim = 1024;
-    c.vision.patch_size = 14, c.vision.width = 1280, c.vision.layers = 32, c.vision.head_width = 80;
-    c.text.width = 1024, c.text.heads = 16, c.text.layers = 24;
-  } else {
-    return {};
-  }
-  return c;
-}
-
-/// The same, but an unknown name is an io::error that lists the known ones.
-inline open_clip_config named_config(std::string_view name) {
-  if (auto const found = find_named_config(name))
-    return *found;
-  std::string known;
-  for (auto const& n : named_configs) known.append(known.empty() ? "" : ", ").append(n);
-  throw error(name, "", "no such model; there are " + known + ", each also with -quickgelu");
-}
 
 }  // namespace yoke::io
