@@ -66,7 +66,7 @@ class matmul_cache {
       if (find(any).run(*engine_, scratch_, p, data))
         return true;
     }
-    return find(p).run(*engine_, scratch_, data);
+    return find(p).run(*engine_, scratch_, p, data);
   }
 
  private:
@@ -95,30 +95,21 @@ class matmul_cache {
         return;
       primitive_ = dnnl::matmul(plan);
       scratch_bytes_ = plan.scratchpad_desc().get_size();
-      add(on, 4, DNNL_ARG_SCRATCHPAD, plan.scratchpad_desc());
-      if (p.m != DNNL_RUNTIME_DIM_VAL && p.k != DNNL_RUNTIME_DIM_VAL)
-        set_shape(on, p);
+      scratchpad_ = dnnl::memory(plan.scratchpad_desc(), on.device, nullptr);
     }
 
-    /// For any number of rows: that of `p`.
-    bool run(engine const& on, pages& scratch, product const& p, handles const& data) {
-      if (primitive_ && !(shape_ == p))
-        set_shape(on, p);
-      return run(on, scratch, data);
-    }
-    bool run(engine const& on, pages& scratch, handles const& data) {
+    /// `p` is what the primitive was made for, or, where that is for any number of rows, has one.
+    bool run(engine const& on, pages& scratch, product p, handles const& data) {
       if (!primitive_)
         return false;
       if (scratch.size() < scratch_bytes_)
         scratch = pages{scratch_bytes_};
-      for (std::size_t i = 0; i < count_; ++i) memories_[i].set_data_handle(data[i]);
-      memories_[4].set_data_handle(scratch.data());
-      std::array<dnnl_exec_arg_t, 5> arguments;
-      std::copy_n(arguments_.begin(), count_, arguments.begin());
-      arguments[count_] = arguments_[4];
+      auto& to = arguments_of(on, p);
+      for (std::size_t i = 0; i < count_; ++i) to.memories[i].set_data_handle(data[i]);
+      scratchpad_.set_data_handle(scratch.data());
       // The C call: the C++ one builds its list of arguments anew each time.
       dnnl::error::wrap_c_api(dnnl_primitive_execute(primitive_.get(), on.stream.get(),
-                                                     static_cast<int>(count_ + 1), arguments.data()),
+                                                     static_cast<int>(count_ + 1), to.list.data()),
                               "could not run a matrix product");
       return true;
     }
@@ -135,21 +126,32 @@ class matmul_cache {
               matrix(p.m, p.n, p.out, {p.d_stride, 1}),
               p.bias ? matrix(1, p.n, memory::data_type::f32, {p.n, 1}) : memory::desc{}};
     }
-    void set_shape(engine const& on, product const& p) {
+    /// Memory objects of one number of rows, and oneDNN's list of them.
+    struct arguments {
+      std::array<dnnl::memory, 4> memories;
+      std::array<dnnl_exec_arg_t, 5> list{};
+    };
+    /// Kept, so that numbers of rows that come again allocate nothing.
+    arguments& arguments_of(engine const& on, product& p) {
+      auto const rows = p.rows();
+      if (auto const found = kept_.find(rows); found != kept_.end())
+        return found->second;
+      if (kept_.size() == 256)
+        kept_.clear();
+      auto& made = kept_[rows];
       constexpr std::array names{DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS};
       auto const d = describe(p);
-      for (std::size_t i = 0; i < count_; ++i) add(on, i, names[i], d[i]);
-      shape_ = p;
-    }
-    void add(engine const& on, std::size_t i, int name, dnnl::memory::desc const& d) {
-      memories_[i] = dnnl::memory(d, on.device, nullptr);
-      arguments_[i] = {name, memories_[i].get()};
+      for (std::size_t i = 0; i < count_; ++i) {
+        made.memories[i] = dnnl::memory(d[i], on.device, nullptr);
+        made.list[i] = {names[i], made.memories[i].get()};
+      }
+      made.list[count_] = {DNNL_ARG_SCRATCHPAD, scratchpad_.get()};
+      return made;
     }
 
     dnnl::primitive primitive_;
-    product shape_;                         // of the memory objects
-    std::array<dnnl::memory, 5> memories_;  // a, b, d, bias, scratchpad
-    std::array<dnnl_exec_arg_t, 5> arguments_{};
+    dnnl::memory scratchpad_;
+    std::unordered_map<extent_t, arguments> kept_;
     std::size_t count_, scratch_bytes_ = 0;
   };
 
