@@ -16,6 +16,12 @@ arch=$(dpkg --print-architecture 2>/dev/null) || { echo "setup: this script know
 
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
+# Installing ca-certificates, which pip depends on, writes the system's list of certificates anew; what pip was told to
+# trust is kept as it was.
+if [ -n "${PIP_CERT:-}" ] && [ -e "$PIP_CERT" ]; then
+  cp "$PIP_CERT" "$temporary/certificates.pem"
+  export PIP_CERT="$temporary/certificates.pem"
+fi
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }
