@@ -19,7 +19,7 @@ mkdir -p "$results"
 yoke() { echo "  $*" >&2; "build/benchmarks/$1" "${@:2}" >> "$results/yoke.jsonl"; }
 python=
 [ -n "$peers" ] && python=$(benchmarks/peers/setup.sh | tail -n 1)
-peer() {  # a key, then the script: the key says which line of Yoke's it stands beside
+peer() {  # the work of Yoke's that it stands beside (several, separated by |), then the script and its arguments
   [ -n "$peers" ] || return 0
   echo "  PyTorch: ${*:2}" >&2
   local line
@@ -28,10 +28,10 @@ peer() {  # a key, then the script: the key says which line of Yoke's it stands 
 }
 
 # Each work beside its peers, so that a machine that changes its speed changes it for both.
-yoke train_step "ViT-B-32, 77 tokens"
-for mode in autocast compile; do peer "ViT-B-32, 77 tokens, batch 32" openclip_step.py ViT-B-32 $mode 32; done
-yoke train_step "ViT-B-32, real captions"
-for mode in autocast compile; do peer "ViT-B-32, real captions, batch 32" openclip_step.py ViT-B-32 $mode 32; done
+yoke train_step ViT-B-32
+for mode in autocast compile; do  # it pads every caption to 77 tokens
+  peer "ViT-B-32, 77 tokens, batch 32|ViT-B-32, real captions, batch 32" openclip_step.py ViT-B-32 $mode 32
+done
 yoke train_step "small, batch 256"
 for mode in autocast compile; do peer "small, batch 256" small_step.py $mode 256; done
 yoke info_nce 16384 512
@@ -47,7 +47,8 @@ theirs = {}
 for l in open(f"{folder}/peers.jsonl"):
     key, _, line = l.partition("\t")
     if line.startswith("{"):
-        theirs.setdefault(key, []).append(json.loads(line))
+        for work in key.split("|"):
+            theirs.setdefault(work, []).append(json.loads(line))
 rows = [("work", "Yoke", "share of GEMM peak", "PyTorch's best", "ratio")]
 for o in ours:
     best, ratio = "", ""
