@@ -56,7 +56,8 @@ struct assemble_tokens_op {
                 parameter<1> const& first, parameter<2> const& positions) const {
     using A = typename C::accumulator;
     auto dx = t.gradient_of(x);
-    auto dfirst = t.gradient_of(first), dpositions = t.gradient_of(positions);
+    auto const dfirst = t.gradient_of(first);
+    auto const dpositions = t.gradient_of(positions);
     assemble_tokens_backward(t.context(), count, dy, dx ? dx.data : view<typename C::element, 2>{}, dx.how,
                              dfirst ? dfirst.data : view<A, 1>{},
                              dpositions ? dpositions.data : view<A, 2>{});
