@@ -73,8 +73,9 @@ TEMPLATE_TEST_CASE("kernels allocate nothing the second time", "", double, float
   auto const flat_read = [](auto const& t) { return yoke::as_flat(t.read()); };
   std::array<float, 3> const half{0.5f, 0.5f, 0.5f};
 
-  // oneDNN itself puts the arguments of a running primitive into a map.
-  long const library = std::is_same_v<T, double> ? 0 : 12;
+  // oneDNN itself puts the arguments of a running primitive into maps: 9 allocations in 3.2, 16 in 3.7. That nothing
+  // else allocates in a step is tests/train/trainer_test.cpp's.
+  long const library = std::is_same_v<T, double> ? 0 : 24;
   CHECK(allocations_of([&] { linear_forward(c, x.read(), w.read(), bias.read(), y.view()); }) <= library);
   CHECK(allocations_of([&] {
           gemm(c, transpose::yes, transpose::no, x.read(), dy.read(), dw.view(), store::accumulate);
