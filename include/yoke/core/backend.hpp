@@ -15,6 +15,13 @@
 
 namespace yoke {
 
+/// What generic code must know of a device. A dry context has those of the device that it stands for.
+struct device_traits {
+  bool separate_memory = false;  // kernels do not see the host's memory: inputs are copied to the arena first
+  extent_t logit_rows = 512;     // a tile of the contrastive loss, unless its options say otherwise
+  extent_t logit_columns = 2048;
+};
+
 /// A context: the device, its arenas, its library handles. One thread uses it at a time.
 template <class C>
 concept context = requires(C& c) {
@@ -23,6 +30,7 @@ concept context = requires(C& c) {
   { c.memory } -> std::same_as<stack_arena&>;
   { c.gradient_memory } -> std::same_as<pool_arena&>;
   { c.host } -> std::same_as<host_stack&>;
+  { c.traits } -> std::convertible_to<device_traits>;
   typename C::template buffer<float>;  // owns device memory: buffer<T>(context, elements), zeroed;
                                        // view()
 };
@@ -117,6 +125,12 @@ concept token_kernels = requires(sample_arguments<C> x, attention_shape a, pool_
 };
 
 template <class C>
+concept host_copies = requires(sample_arguments<C> x) {
+  upload(x.c, x.a1, x.s1);    // from the host's memory to the device's
+  download(x.c, x.a1, x.s1);  // from the device's memory to the host's, done when it returns
+};
+
+template <class C>
 concept optimizer_kernels = requires(sample_arguments<C> x, adam_w_coefficients w) {
   { scalar(x.c, x.a1) } -> std::same_as<double>;        // the only element, read by the host
   add_scalar(x.c, 0.0, x.s1);                           // added to the only element
@@ -132,12 +146,24 @@ concept optimizer_kernels = requires(sample_arguments<C> x, adam_w_coefficients 
 /// A context with every kernel that the library's ops, losses and optimisers call.
 template <class C>
 concept backend = context<C> && detail::matrix_kernels<C> && detail::pointwise_kernels<C> &&
-    detail::normalization_kernels<C> && detail::token_kernels<C> && detail::optimizer_kernels<C>;
+    detail::normalization_kernels<C> && detail::token_kernels<C> && detail::optimizer_kernels<C> &&
+    detail::host_copies<C>;
 
 /// A tensor on the context's activation stack, uninitialised.
 template <class T, int Rank, class C>
 view<T, Rank> make(C& c, shape<Rank> s) {
   return {reinterpret_cast<T*>(c.memory.allocate(static_cast<std::size_t>(s.size()) * sizeof(T))), s};
+}
+
+/// A tensor of the host where the context's kernels can read it: itself, or a copy on the activation stack.
+template <context C, class T, int Rank>
+view<T const, Rank> resident(C& c, view<T const, Rank> v) {
+  device_traits const traits = c.traits;
+  if (!traits.separate_memory)
+    return v;
+  auto const copy = make<T>(c, v.shape);
+  upload(c, v, copy);
+  return copy;
 }
 
 }  // namespace yoke

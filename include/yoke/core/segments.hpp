@@ -12,14 +12,15 @@ struct segments {
   extent_t count = 0;
   extent_t longest = 0;  // an upper bound of the runs' lengths
   extent_t rows = 0;     // all runs together
+  std::int32_t const* device_offsets = nullptr;  // the same numbers where kernels read them, if not `offsets`
 
   static segments uniform(extent_t count, extent_t length) {
-    return {nullptr, count, length, count * length};
+    return {nullptr, count, length, count * length, nullptr};
   }
   static segments packed(view<std::int32_t const, 1> offsets, extent_t longest) {
     expects(offsets.extent(0) > 0, "segments: count + 1 offsets");
     auto const n = offsets.extent(0) - 1;
-    return {offsets.data, n, longest, offsets.data[n] - offsets.data[0]};
+    return {offsets.data, n, longest, offsets.data[n] - offsets.data[0], nullptr};
   }
 
   extent_t begin(extent_t i) const { return offsets == nullptr ? i * longest : offsets[i] - offsets[0]; }
@@ -30,7 +31,8 @@ struct segments {
   segments slice(extent_t first, extent_t n) const {
     if (offsets == nullptr)
       return uniform(n, longest);
-    return {offsets + first, n, longest, offsets[first + n] - offsets[first]};
+    return {offsets + first, n, longest, offsets[first + n] - offsets[first],
+            device_offsets == nullptr ? nullptr : device_offsets + first};
   }
 };
 

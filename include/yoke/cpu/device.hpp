@@ -1,10 +1,11 @@
 // The host as a device: its arenas, the primitives and the scratch memory that it keeps. Kernels
 // are overloads on this type.
 #pragma once
-#include <yoke/core/arena.hpp>
-#include <yoke/core/numeric.hpp>
+#include <yoke/core/backend.hpp>
 #include <yoke/cpu/matmul_cache.hpp>
 #include <yoke/cpu/memory.hpp>
+
+#include <algorithm>
 
 namespace yoke::cpu {
 
@@ -19,6 +20,7 @@ class context {
   using accumulator = accumulator_t<T>;
   template <class V>
   using buffer = cpu::buffer<V>;
+  static constexpr device_traits traits{};
 
   stack_arena memory;
   pool_arena gradient_memory;
@@ -54,6 +56,18 @@ double scalar(context<T>&, view<accumulator_t<T> const, 1> v) {
 template <yoke::element T>
 void add_scalar(context<T>&, double amount, view<accumulator_t<T>, 1> v) {
   v.data[0] += static_cast<accumulator_t<T>>(amount);
+}
+
+/// The device's memory is the host's: plain copies.
+template <yoke::element T, class V, int R>
+void upload(context<T>&, view<V const, R> from, view<V, R> to) {
+  expects(from.shape == to.shape, "upload: both sides have one shape");
+  std::copy_n(from.data, from.size(), to.data);
+}
+template <yoke::element T, class V, int R>
+void download(context<T>&, view<V const, R> from, view<V, R> to) {
+  expects(from.shape == to.shape, "download: both sides have one shape");
+  std::copy_n(from.data, from.size(), to.data);
 }
 
 }  // namespace yoke::cpu

@@ -29,10 +29,12 @@ class context {
   stack_arena memory;
   pool_arena gradient_memory;
   host_stack host;
+  device_traits traits;
   std::size_t persistent_bytes = 0;
   extent_t multiply_adds = 0;  // of matmuls and attention
 
-  context() = default;
+  /// Stands for a device of these traits.
+  explicit context(device_traits const& of = {}) : traits{of} {}
   context(context const&) = delete;
   context& operator=(context const&) = delete;
 };
@@ -109,6 +111,10 @@ template <class T, class... Rest>
 void pool_forward(context<T>&, Rest&&...) {}
 template <class T, class... Rest>
 void pool_backward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void upload(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void download(context<T>&, Rest&&...) {}
 template <class T, class... Rest>
 double scalar(context<T>&, Rest&&...) {
   return 0;
