@@ -31,7 +31,7 @@ std::vector<std::byte> run(rematerialize policy, std::size_t* peak = nullptr) {
   nn::transformer const model{scope{list}, small(policy)};
   cpu::context<T> c{mebibytes(8), mebibytes(8)};
   parameter_store<cpu::context<T>> store{c, list};
-  initialize(list, 3, store.master());
+  initialize(c, list, 3, store.master());
   store.refresh(c);
   std::vector<std::int32_t> const offsets{0, 5, 6, 13};
   auto const runs = segments::packed({offsets.data(), {{4}}}, 7);

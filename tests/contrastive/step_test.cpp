@@ -81,7 +81,7 @@ outcome run(Ranks& ranks, Model const& model, parameter_list const& list, data c
   using context_type = cpu::context<double>;
   context_type c{mebibytes(32), mebibytes(8)};
   parameter_store<context_type> store{c, list};
-  initialize(list, 1, store.master());
+  initialize(c, list, 1, store.master());
   auto const local = batch / ranks.size(), first = local * ranks.rank();
   contrastive::step_options const options{
       .micro_batch = micro,
@@ -166,7 +166,7 @@ TEST_CASE("the plan of a step is its real use to the byte") {
     using context_type = cpu::context<bf16>;
     context_type c{plan.activations, plan.gradients};  // exactly enough
     parameter_store<context_type> store{c, list};
-    initialize(list, 1, store.master());
+    initialize(c, list, 1, store.master());
     store.refresh(c);
     contrastive::contrastive_step(c, alone, model, store, images, texts, {.micro_batch = micro});
     CHECK(c.memory.peak() == plan.activations);

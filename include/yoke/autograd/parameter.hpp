@@ -145,17 +145,18 @@ class parameter_store {
   typename C::template buffer<E> compute_;
 };
 
-/// Draws initial values on the host: each parameter from a sequence keyed by (seed, its name), so
-/// that a block's values do not depend on what else the model has. `values` has list.elements()
-/// elements.
-template <class A>
-void initialize(parameter_list const& list, std::uint64_t seed, view<A, 1> values) {
+/// Draws initial values: each parameter from a sequence keyed by (seed, its name), so that a block's
+/// values do not depend on what else the model has. `values` has list.elements() elements, in the
+/// context's memory.
+template <class C, class A>
+void initialize(C& c, parameter_list const& list, std::uint64_t seed, view<A, 1> values) {
   expects(values.extent(0) == list.elements(), "initialize: one value for each element of the list");
   for (auto const& p : list.infos()) {
     random_sequence random{seed, hash(p.name)};
-    auto* const first = values.data + p.offset;
-    for (extent_t i = 0, n = p.size(); i < n; ++i)
-      first[i] = static_cast<A>(p.deviation == 0 ? p.mean : p.mean + p.deviation * random.normal());
+    write_from_host(c, slice(values, p.offset, p.size()), [&](view<A, 1> to) {
+      for (extent_t i = 0; i < to.size(); ++i)
+        to.data[i] = static_cast<A>(p.deviation == 0 ? p.mean : p.mean + p.deviation * random.normal());
+    });
   }
 }
 

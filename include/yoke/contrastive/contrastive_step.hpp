@@ -4,6 +4,7 @@
 #pragma once
 #include <yoke/autograd/tape.hpp>
 #include <yoke/contrastive/info_nce.hpp>
+#include <yoke/contrastive/inputs.hpp>
 
 #include <cmath>
 
@@ -48,17 +49,21 @@ auto make_embedded(C& c, extent_t batch, extent_t width) {
 /// rank; `embedding` is the towers' common width.
 template <class C, class Ranks, class Model, class Images, class Texts>
 step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_store<C>& store,
-                             Images const& images, Texts const& texts, step_options const& options) {
+                             Images const& given_images, Texts const& given_texts,
+                             step_options const& options) {
   using A = typename C::accumulator;
   auto const embedding = model.embedding;
-  auto const batch = images.count();
+  auto const batch = given_images.count();
   auto const micro = options.micro_batch > 0 ? options.micro_batch : batch;
-  expects(batch > 0 && texts.count() == batch, "contrastive_step: as many captions as images, at least one");
+  expects(batch > 0 && given_texts.count() == batch,
+          "contrastive_step: as many captions as images, at least one");
   expects(batch % micro == 0, [&] {
     return "contrastive_step: the batch " + std::to_string(batch) + " is a multiple of the micro-batch " +
            std::to_string(micro);
   });
   arena_scope const step{c.memory};
+  auto const& images = resident_batch(c, given_images);
+  auto const& texts = resident_batch(c, given_texts);
   auto image = detail::make_embedded(c, batch, embedding);
   auto text = detail::make_embedded(c, batch, embedding);
 

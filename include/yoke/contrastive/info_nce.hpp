@@ -20,8 +20,8 @@ enum class text_exchange { gather, ring };
 
 struct info_nce_options {
   text_exchange exchange = text_exchange::gather;
-  extent_t tile_rows = 512;      // images of a tile of logits
-  extent_t tile_columns = 2048;  // texts of a tile of logits
+  extent_t tile_rows = 0;     // images of a tile of logits; 0: what suits the device
+  extent_t tile_columns = 0;  // texts of a tile of logits; 0: what suits the device
 };
 
 struct info_nce_result {
@@ -296,7 +296,7 @@ template <info_nce_kernels C, parallel::communicator Ranks>
 info_nce_result info_nce(C& c, Ranks& ranks, view<typename C::accumulator const, 2> image,
                          view<typename C::accumulator const, 2> text, typename C::accumulator scale,
                          view<typename C::accumulator, 2> d_image, view<typename C::accumulator, 2> d_text,
-                         info_nce_options const& options = {}) {
+                         info_nce_options options = {}) {
   using A = typename C::accumulator;
   auto const rows = image.extent(0);
   expects(rows > 0 && image.extent(1) > 0, "info_nce: at least one row, at least one column");
@@ -304,7 +304,12 @@ info_nce_result info_nce(C& c, Ranks& ranks, view<typename C::accumulator const,
   expects((d_image.extent(0) == 0 && d_text.extent(0) == 0) ||
               (d_image.shape == image.shape && d_text.shape == image.shape),
           "info_nce: gradients have the shape of the embeddings, or no rows");
-  expects(options.tile_rows > 0 && options.tile_columns > 0, "info_nce: tiles have a size");
+  expects(options.tile_rows >= 0 && options.tile_columns >= 0, "info_nce: tiles have a size");
+  device_traits const traits = c.traits;
+  if (options.tile_rows == 0)
+    options.tile_rows = traits.logit_rows;
+  if (options.tile_columns == 0)
+    options.tile_columns = traits.logit_columns;
   if (ranks.size() > 1)
     detail::expect_agreement(ranks, rows, image.extent(1), static_cast<double>(scale), options.exchange);
 

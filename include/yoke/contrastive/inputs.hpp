@@ -1,5 +1,5 @@
-// Batches as the step wants them: `count()`, and the samples [first, first + n) as an input on a
-// tape.
+// Batches as the step wants them: `count()`, the samples [first, first + n) as an input on a tape, and
+// `resident(context)`, the batch where the context's kernels can read it.
 #pragma once
 #include <yoke/autograd/tape.hpp>
 
@@ -7,12 +7,26 @@
 
 namespace yoke::contrastive {
 
+/// Where the arrays of a batch lie: in the host's memory, or already in the device's.
+enum class place { host, device };
+
+/// The batch in the context's own memory: `b` itself, or a copy on the activation stack. Batches without a member of
+/// that name are taken to be there.
+template <class C, class Batch>
+decltype(auto) resident_batch(C& c, Batch const& b) {
+  if constexpr (requires { b.resident(c); })
+    return b.resident(c);
+  else
+    return (b);
+}
+
 /// Bytes of images (batch, height, width, 3), brought to (byte/255 - mean) / deviation a
 /// micro-batch at a time.
 struct pixel_batch {
   view<std::uint8_t const, 4> pixels;
   std::array<float, 3> mean{0.48145466f, 0.4578275f, 0.40821073f};  // CLIP's
   std::array<float, 3> deviation{0.26862954f, 0.26130258f, 0.27577711f};
+  place where = place::host;
 
   extent_t count() const { return pixels.extent(0); }
   template <class C>
@@ -23,13 +37,34 @@ struct pixel_batch {
     normalize_pixels(t.context(), mean, deviation, as_rows(part), as_rows(y));
     return t.constant(y);
   }
+  template <class C>
+  pixel_batch resident(C& c) const {
+    auto there = *this;
+    if (where == place::host)
+      there.pixels = yoke::resident(c, pixels);
+    there.where = place::device;
+    return there;
+  }
 };
 
-/// Packed captions.
+/// Packed captions. Their offsets are in the host's memory in any case, and in the device's as well when `where` says so.
 struct caption_batch {
   yoke::tokens tokens;
+  place where = place::host;
 
   extent_t count() const { return tokens.count(); }
+  template <class C>
+  caption_batch resident(C& c) const {
+    auto there = *this;
+    if (where == place::host) {
+      there.tokens.ids = yoke::resident(c, tokens.ids);
+      if (auto const& runs = tokens.captions; runs.offsets != nullptr)
+        there.tokens.captions.device_offsets =
+            yoke::resident(c, view<std::int32_t const, 1>{runs.offsets, {{runs.count + 1}}}).data;
+    }
+    there.where = place::device;
+    return there;
+  }
   yoke::tokens on(auto&, extent_t first, extent_t n) const { return tokens.slice(first, n); }
 };
 
@@ -38,8 +73,13 @@ struct caption_batch {
 template <class E, int Rank>
 struct value_batch {
   view<E const, Rank> values;
+  place where = place::host;
 
   extent_t count() const { return values.extent(0); }
+  template <class C>
+  value_batch resident(C& c) const {
+    return where == place::device ? *this : value_batch{yoke::resident(c, values), place::device};
+  }
   value<Rank> on(auto& t, extent_t first, extent_t n) const { return t.constant(slice(values, first, n)); }
 };
 

@@ -12,6 +12,7 @@
 
 #include <array>
 #include <concepts>
+#include <vector>
 
 namespace yoke {
 
@@ -153,6 +154,29 @@ concept backend = context<C> && detail::matrix_kernels<C> && detail::pointwise_k
 template <class T, int Rank, class C>
 view<T, Rank> make(C& c, shape<Rank> s) {
   return {reinterpret_cast<T*>(c.memory.allocate(static_cast<std::size_t>(s.size()) * sizeof(T))), s};
+}
+
+/// Calls f(v) on the host, where v holds the tensor's values: the tensor itself, or a copy of it.
+template <context C, class T, class F>
+void read_on_host(C& c, view<T const, 1> from, F const& f) {
+  device_traits const traits = c.traits;
+  if (!traits.separate_memory)
+    return f(from);
+  std::vector<T> copy(static_cast<std::size_t>(from.size()));
+  view<T, 1> const host{copy.data(), from.shape};
+  download(c, from, host);
+  f(view<T const, 1>{host});
+}
+/// Calls f(v) on the host, which fills v: the tensor itself, or a copy that then becomes its values.
+template <context C, class T, class F>
+void write_from_host(C& c, view<T, 1> to, F const& f) {
+  device_traits const traits = c.traits;
+  if (!traits.separate_memory)
+    return f(to);
+  std::vector<T> copy(static_cast<std::size_t>(to.size()));
+  view<T, 1> const host{copy.data(), to.shape};
+  f(host);
+  upload(c, view<T const, 1>{host}, to);
 }
 
 /// A tensor of the host where the context's kernels can read it: itself, or a copy on the activation stack.

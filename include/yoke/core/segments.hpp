@@ -10,8 +10,8 @@ namespace yoke {
 struct segments {
   std::int32_t const* offsets = nullptr;  // count + 1 ascending row numbers; offsets[0] need not be 0
   extent_t count = 0;
-  extent_t longest = 0;  // an upper bound of the runs' lengths
-  extent_t rows = 0;     // all runs together
+  extent_t longest = 0;                          // an upper bound of the runs' lengths
+  extent_t rows = 0;                             // all runs together
   std::int32_t const* device_offsets = nullptr;  // the same numbers where kernels read them, if not `offsets`
 
   static segments uniform(extent_t count, extent_t length) {

@@ -4,9 +4,8 @@
 #include <yoke/core/numeric.hpp>
 #include <yoke/core/random.hpp>
 #include <yoke/cpu/memory.hpp>
+#include <yoke/cpu/onednn.hpp>
 #include <yoke/cpu/parallel.hpp>
-
-#include <oneapi/dnnl/dnnl.hpp>
 
 #include <algorithm>
 #include <array>
@@ -19,8 +18,7 @@
 namespace yoke::cpu::detail {
 
 template <class T>
-inline constexpr auto number_type =
-    std::is_same_v<T, bf16> ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+inline constexpr dnnl_data_type_t number_type = std::is_same_v<T, bf16> ? dnnl_bf16 : dnnl_f32;
 
 /// Everything that a primitive is compiled for: d (m, n) = or += a (m, k) b (k, n) + bias (n).
 /// Strides are of rows and of columns, in elements; one of the two is 1.
@@ -28,7 +26,7 @@ struct product {
   extent_t m = 0, n = 0, k = 0;
   std::array<extent_t, 2> a_strides{}, b_strides{};
   extent_t d_stride = 0;
-  dnnl::memory::data_type in{}, out{};
+  dnnl_data_type_t in{}, out{};
   bool accumulate = false, bias = false;
   bool sums_rows = false;  // k, not m, is the number of rows of the batch: a weight's gradient
   int threads = 1;
@@ -73,29 +71,28 @@ class matmul_cache {
   using handles = std::array<void*, 4>;  // a, b, d, bias
 
   struct engine {
-    dnnl::engine device{dnnl::engine::kind::cpu, 0};
-    dnnl::stream stream{device};
+    onednn::engine device = onednn::make<onednn::engine>("the processor", dnnl_engine_create, dnnl_cpu, 0);
+    onednn::stream stream =
+        onednn::make<onednn::stream>("a stream", dnnl_stream_create, device.get(), dnnl_stream_default_flags);
   };
 
   /// A primitive and the memory objects of its arguments.
   class entry {
    public:
     entry(engine const& on, product const& p) : count_{p.bias ? 4u : 3u} {
-      dnnl::primitive_attr attributes;
-      // The default scratchpad belongs to the thread that made the primitive: another may not run it.
-      attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-      if (p.accumulate) {
-        dnnl::post_ops sum;
-        sum.append_sum();
-        attributes.set_post_ops(sum);
-      }
+      auto const attributes = describe_how(p);
       auto const d = describe(p);
-      auto const plan = dnnl::matmul::primitive_desc(on.device, d[0], d[1], d[3], d[2], attributes, true);
-      if (!plan)
+      dnnl_primitive_desc_t made = nullptr;
+      auto const status = dnnl_matmul_primitive_desc_create(&made, on.device.get(), d[0].get(), d[1].get(),
+                                                            d[3].get(), d[2].get(), attributes.get());
+      if (status == dnnl_unimplemented)
         return;
-      primitive_ = dnnl::matmul(plan);
-      scratch_bytes_ = plan.scratchpad_desc().get_size();
-      scratchpad_ = dnnl::memory(plan.scratchpad_desc(), on.device, nullptr);
+      onednn::check(status, "a matrix product");
+      onednn::plan const plan{made};
+      primitive_ = onednn::make<onednn::primitive>("a matrix product", dnnl_primitive_create, plan.get());
+      auto const scratch = dnnl_primitive_desc_query_md(plan.get(), dnnl_query_scratchpad_md, 0);
+      scratch_bytes_ = dnnl_memory_desc_get_size(scratch);
+      scratchpad_ = onednn::make_memory(scratch, on.device.get());
     }
 
     /// `p` is what the primitive was made for, or, where that is for any number of rows, has one.
@@ -104,54 +101,64 @@ class matmul_cache {
         return false;
       if (scratch.size() < scratch_bytes_)
         scratch = pages{scratch_bytes_};
-      auto& to = arguments_of(on, p);
-      for (std::size_t i = 0; i < count_; ++i) to.memories[i].set_data_handle(data[i]);
-      scratchpad_.set_data_handle(scratch.data());
-      // The C call: the C++ one builds its list of arguments anew each time.
-      dnnl::error::wrap_c_api(dnnl_primitive_execute(primitive_.get(), on.stream.get(),
-                                                     static_cast<int>(count_ + 1), to.list.data()),
-                              "could not run a matrix product");
+      auto const& memories = memories_of(on, p);
+      constexpr std::array names{DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS};
+      dnnl_exec_arg_t arguments[5];
+      for (std::size_t i = 0; i < count_; ++i) arguments[i] = bind(names[i], memories[i], data[i]);
+      arguments[count_] = bind(DNNL_ARG_SCRATCHPAD, scratchpad_, scratch.data());
+      onednn::check(
+          dnnl_primitive_execute(primitive_.get(), on.stream.get(), static_cast<int>(count_ + 1), arguments),
+          "running a matrix product");
       return true;
     }
 
    private:
-    /// a, b, d and bias.
-    static std::array<dnnl::memory::desc, 4> describe(product const& p) {
-      using dnnl::memory;
-      auto const matrix = [](extent_t rows, extent_t columns, memory::data_type type,
+    using layouts = std::array<onednn::layout, 4>;   // a, b, d, bias: null where there is none
+    using memories = std::array<onednn::memory, 4>;  // the same
+
+    static onednn::attributes describe_how(product const& p) {
+      auto made = onednn::make<onednn::attributes>("attributes", dnnl_primitive_attr_create);
+      // The default scratchpad belongs to the thread that made the primitive: another may not run it.
+      onednn::check(dnnl_primitive_attr_set_scratchpad_mode(made.get(), dnnl_scratchpad_mode_user),
+                    "the scratchpad's mode");
+      if (p.accumulate) {
+        auto const sum = onednn::make<onednn::post_ops>("post-operations", dnnl_post_ops_create);
+        onednn::check(dnnl_post_ops_append_sum(sum.get(), 1, 0, dnnl_data_type_undef), "a sum");
+        onednn::check(dnnl_primitive_attr_set_post_ops(made.get(), sum.get()), "a sum");
+      }
+      return made;
+    }
+    static layouts describe(product const& p) {
+      auto const matrix = [](extent_t rows, extent_t columns, dnnl_data_type_t type,
                              std::array<extent_t, 2> strides) {
-        return memory::desc({rows, columns}, type, memory::dims{strides[0], strides[1]});
+        extent_t const extents[]{rows, columns};
+        return onednn::make<onednn::layout>("a matrix", dnnl_memory_desc_create_with_strides, 2, extents,
+                                            type, strides.data());
       };
       return {matrix(p.m, p.k, p.in, p.a_strides), matrix(p.k, p.n, p.in, p.b_strides),
               matrix(p.m, p.n, p.out, {p.d_stride, 1}),
-              p.bias ? matrix(1, p.n, memory::data_type::f32, {p.n, 1}) : memory::desc{}};
+              p.bias ? matrix(1, p.n, dnnl_f32, {p.n, 1}) : onednn::layout{}};
     }
-    /// Memory objects of one number of rows, and oneDNN's list of them.
-    struct arguments {
-      std::array<dnnl::memory, 4> memories;
-      std::array<dnnl_exec_arg_t, 5> list{};
-    };
-    /// Kept, so that numbers of rows that come again allocate nothing.
-    arguments& arguments_of(engine const& on, product& p) {
+    /// The memory objects of one number of rows: kept, so that numbers that come again allocate nothing.
+    memories const& memories_of(engine const& on, product& p) {
       auto const rows = p.rows();
       if (auto const found = kept_.find(rows); found != kept_.end())
         return found->second;
       if (kept_.size() == 256)
         kept_.clear();
       auto& made = kept_[rows];
-      constexpr std::array names{DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS};
       auto const d = describe(p);
-      for (std::size_t i = 0; i < count_; ++i) {
-        made.memories[i] = dnnl::memory(d[i], on.device, nullptr);
-        made.list[i] = {names[i], made.memories[i].get()};
-      }
-      made.list[count_] = {DNNL_ARG_SCRATCHPAD, scratchpad_.get()};
+      for (std::size_t i = 0; i < count_; ++i) made[i] = onednn::make_memory(d[i].get(), on.device.get());
       return made;
     }
+    static dnnl_exec_arg_t bind(int name, onednn::memory const& memory, void* data) {
+      onednn::check(dnnl_memory_set_data_handle(memory.get(), data), "an argument's address");
+      return {name, memory.get()};
+    }
 
-    dnnl::primitive primitive_;
-    dnnl::memory scratchpad_;
-    std::unordered_map<extent_t, arguments> kept_;
+    onednn::primitive primitive_;
+    onednn::memory scratchpad_;
+    std::unordered_map<extent_t, memories> kept_;
     std::size_t count_, scratch_bytes_ = 0;
   };
 

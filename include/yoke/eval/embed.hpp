@@ -29,7 +29,9 @@ void append(C& c, Tower const& tower, parameter_store<C> const& store, Inputs co
   arena_scope const scratch{c.memory};
   auto const rows = make<A>(c, shape{inputs.count(), to.width});
   contrastive::encode(c, tower, store, inputs, micro_batch, rows);
-  for (extent_t i = 0; i < rows.size(); ++i) to.values.push_back(static_cast<float>(rows.data[i]));
+  read_on_host(c, view<A const, 1>{as_flat(rows)}, [&](view<A const, 1> v) {
+    for (extent_t i = 0; i < v.size(); ++i) to.values.push_back(static_cast<float>(v.data[i]));
+  });
 }
 
 }  // namespace detail

@@ -20,25 +20,35 @@ using checkpoint_files = std::vector<std::pair<std::string, std::string>>;
 
 namespace detail {
 
-/// Writes flat blocks as one tensor a parameter; names are `prefix` + the parameter's.
+/// Flat blocks, each with a prefix of its tensors' names.
 template <class A>
-void write_blocks(std::string const& path, parameter_list const& list,
-                  std::vector<std::pair<std::string, view<A, 1>>> const& blocks) {
+using named_blocks = std::vector<std::pair<std::string, view<A, 1>>>;
+
+template <class Trainer>
+auto moments_of(Trainer const& trainer) {
+  named_blocks<typename Trainer::A> moments;
+  for (auto const& [name, block] : trainer.optimizer().state()) moments.push_back({name + "/", block});
+  return moments;
+}
+
+/// Writes flat blocks as one tensor a parameter; names are `prefix` + the parameter's.
+template <class C, class A>
+void write_blocks(C& c, std::string const& path, parameter_list const& list, named_blocks<A> const& blocks) {
   std::vector<io::tensor_declaration> tensors;
   for (auto const& [prefix, block] : blocks)
     for (auto const& p : list.infos()) tensors.push_back({prefix + p.name, io::dtype_of<A>(), p.shape});
   io::safetensors_writer file{path, tensors};
   for (auto const& [prefix, block] : blocks)
     for (auto const& p : list.infos())
-      file.append(prefix + p.name,
-                  std::span<A const>{block.data + p.offset, static_cast<std::size_t>(p.size())});
+      read_on_host(c, view<A const, 1>{slice(block, p.offset, p.size())}, [&](view<A const, 1> v) {
+        file.append(prefix + p.name, std::span<A const>{v.data, static_cast<std::size_t>(v.size())});
+      });
   file.finish();
 }
 
 /// The inverse. Everything is checked before anything is read.
-template <class A>
-void read_blocks(std::string const& path, parameter_list const& list,
-                 std::vector<std::pair<std::string, view<A, 1>>> const& blocks) {
+template <class C, class A>
+void read_blocks(C& c, std::string const& path, parameter_list const& list, named_blocks<A> const& blocks) {
   io::safetensors_file const file{path};
   for (auto const& [prefix, block] : blocks)
     for (auto const& p : list.infos()) file.expect(prefix + p.name, io::dtype_of<A>(), p.shape);
@@ -49,23 +59,25 @@ void read_blocks(std::string const& path, parameter_list const& list,
                         std::to_string(wanted));
   for (auto const& [prefix, block] : blocks)
     for (auto const& p : list.infos())
-      file.read(prefix + p.name, std::span<A>{block.data + p.offset, static_cast<std::size_t>(p.size())});
+      write_from_host(c, slice(block, p.offset, p.size()), [&](view<A, 1> v) {
+        file.read(prefix + p.name, std::span<A>{v.data, static_cast<std::size_t>(v.size())});
+      });
 }
 
 }  // namespace detail
 
 /// Writes the trainer, what `run` says of the caller's own state (data position, configuration), and the caller's
 /// files to the folder `path`, replacing the checkpoint there in one step. Until then, and whatever fails (io::error),
-/// the old one stays. One rank writes; host memory contexts only.
+/// the old one stays. One rank writes.
 template <class Trainer>
 void save_checkpoint(std::string const& path, Trainer& trainer, io::json run,
                      checkpoint_files const& files = {}) {
   using A = typename Trainer::A;
   io::folder_writer folder{path, "state.json"};
-  detail::write_blocks<A>(folder.file("model.safetensors"), trainer.list(), {{"", trainer.store().master()}});
-  std::vector<std::pair<std::string, view<A, 1>>> moments;
-  for (auto const& [name, block] : trainer.optimizer().state()) moments.push_back({name + "/", block});
-  detail::write_blocks<A>(folder.file("optimizer.safetensors"), trainer.list(), moments);
+  auto& c = trainer.context();
+  detail::write_blocks(c, folder.file("model.safetensors"), trainer.list(),
+                       detail::named_blocks<A>{{"", trainer.store().master()}});
+  detail::write_blocks(c, folder.file("optimizer.safetensors"), trainer.list(), detail::moments_of(trainer));
   for (auto const& [name, content] : files) folder.write(name, content);
 
   auto const& s = trainer.state();
@@ -97,8 +109,8 @@ inline io::json read_run(std::string const& path) {
 /// Reads the parameters of a checkpoint into the store, for use without training.
 template <class C>
 void load_parameters(std::string const& path, C& c, parameter_list const& list, parameter_store<C>& store) {
-  detail::read_blocks<typename C::accumulator>(io::committed_folder(path) + "/model.safetensors", list,
-                                               {{"", store.master()}});
+  detail::read_blocks(c, io::committed_folder(path) + "/model.safetensors", list,
+                      detail::named_blocks<typename C::accumulator>{{"", store.master()}});
   store.refresh(c);
 }
 
@@ -120,10 +132,10 @@ void load_checkpoint(std::string const& path, Trainer& trainer) {
   state.skipped = counters.template in_range<std::int64_t>("skipped", 0, most);
   state.skipped_in_a_row = counters.template in_range<std::int64_t>("skipped_in_a_row", 0, most);
 
-  std::vector<std::pair<std::string, view<A, 1>>> moments;
-  for (auto const& [name, block] : trainer.optimizer().state()) moments.push_back({name + "/", block});
-  detail::read_blocks<A>(folder + "/model.safetensors", trainer.list(), {{"", trainer.store().master()}});
-  detail::read_blocks<A>(folder + "/optimizer.safetensors", trainer.list(), moments);
+  auto& c = trainer.context();
+  detail::read_blocks(c, folder + "/model.safetensors", trainer.list(),
+                      detail::named_blocks<A>{{"", trainer.store().master()}});
+  detail::read_blocks(c, folder + "/optimizer.safetensors", trainer.list(), detail::moments_of(trainer));
   trainer.resume(state);
 }
 

@@ -58,7 +58,7 @@ class trainer {
         options_{options},
         store_{c, list},
         optimizer_{c, list, options.optimizer} {
-    initialize(list, options.seed, store_.master());
+    initialize(c, list, options.seed, store_.master());
     store_.refresh(c);
   }
 
