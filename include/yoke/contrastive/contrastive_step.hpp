@@ -94,34 +94,42 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
 
   if (micro == batch) {
     tape<C> ti{c, store.views(), tape_for(0, true)}, tt{c, store.views(), tape_for(0, true)};
-    auto const zi = model.image(ti, images.on(ti, 0, batch));
-    auto const zt = model.text(tt, texts.on(tt, 0, batch));
-    keep(ti, zi, image, 0);
-    keep(tt, zt, text, 0);
+    value<2> zi, zt;
+    submit(c, "forward", [&] {
+      zi = model.image(ti, images.on(ti, 0, batch));
+      zt = model.text(tt, texts.on(tt, 0, batch));
+      keep(ti, zi, image, 0);
+      keep(tt, zt, text, 0);
+    });
     auto const result = loss();
-    tt.backward(zt, seed(text, 0));
-    ti.backward(zi, seed(image, 0));
+    submit(c, "backward", [&] {
+      tt.backward(zt, seed(text, 0));
+      ti.backward(zi, seed(image, 0));
+    });
     return result;
   }
 
-  auto const each = [&](auto const& tower, auto const& inputs, bool record, auto const& use) {
-    for (extent_t first = 0; first < batch; first += micro) {
-      arena_scope const scratch{c.memory};
-      tape<C> t{c, store.views(), tape_for(first, record)};
-      use(t, tower(t, inputs.on(t, first, micro)), first);
-    }
+  auto const each = [&](char const* name, auto const& tower, auto const& inputs, bool record,
+                        auto const& use) {
+    for (extent_t first = 0; first < batch; first += micro)
+      submit(c, name, [&] {
+        arena_scope const scratch{c.memory};
+        tape<C> t{c, store.views(), tape_for(first, record)};
+        use(t, tower(t, inputs.on(t, first, micro)), first);
+      });
   };
-  auto const embed = [&](auto const& tower, auto const& inputs, auto const& to) {
-    each(tower, inputs, false, [&](auto& t, value<2> z, extent_t first) { keep(t, z, to, first); });
+  auto const embed = [&](char const* name, auto const& tower, auto const& inputs, auto const& to) {
+    each(name, tower, inputs, false, [&](auto& t, value<2> z, extent_t first) { keep(t, z, to, first); });
   };
-  auto const differentiate = [&](auto const& tower, auto const& inputs, auto const& from) {
-    each(tower, inputs, true, [&](auto& t, value<2> z, extent_t first) { t.backward(z, seed(from, first)); });
+  auto const differentiate = [&](char const* name, auto const& tower, auto const& inputs, auto const& from) {
+    each(name, tower, inputs, true,
+         [&](auto& t, value<2> z, extent_t first) { t.backward(z, seed(from, first)); });
   };
-  embed(model.image, images, image);
-  embed(model.text, texts, text);
+  embed("embed images", model.image, images, image);
+  embed("embed texts", model.text, texts, text);
   auto const result = loss();
-  differentiate(model.image, images, image);
-  differentiate(model.text, texts, text);
+  differentiate("differentiate images", model.image, images, image);
+  differentiate("differentiate texts", model.text, texts, text);
   return result;
 }
 

@@ -156,6 +156,13 @@ view<T, Rank> make(C& c, shape<Rank> s) {
   return {reinterpret_cast<T*>(c.memory.allocate(static_cast<std::size_t>(s.size()) * sizeof(T))), s};
 }
 
+/// Gives a device a piece of work: f() calls kernels and neither waits for them nor reads what they make. Devices for
+/// which that is an advantage take the pieces of one name as one command (CUDA's graphs); others call f as it is.
+template <context C, class F>
+void submit(C&, char const* /*name*/, F const& f) {
+  f();
+}
+
 /// Calls f(v) on the host, where v holds the tensor's values: the tensor itself, or a copy of it.
 template <context C, class T, class F>
 void read_on_host(C& c, view<T const, 1> from, F const& f) {

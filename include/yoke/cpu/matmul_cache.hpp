@@ -101,10 +101,10 @@ class matmul_cache {
         return false;
       if (scratch.size() < scratch_bytes_)
         scratch = pages{scratch_bytes_};
-      auto const& memories = memories_of(on, p);
+      auto const& given = memories_of(on, p);
       constexpr std::array names{DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS};
       dnnl_exec_arg_t arguments[5];
-      for (std::size_t i = 0; i < count_; ++i) arguments[i] = bind(names[i], memories[i], data[i]);
+      for (std::size_t i = 0; i < count_; ++i) arguments[i] = bind(names[i], given[i], data[i]);
       arguments[count_] = bind(DNNL_ARG_SCRATCHPAD, scratchpad_, scratch.data());
       onednn::check(
           dnnl_primitive_execute(primitive_.get(), on.stream.get(), static_cast<int>(count_ + 1), arguments),

@@ -44,8 +44,9 @@ using plan = owned<dnnl_primitive_desc_t, dnnl_primitive_desc_destroy>;
 using primitive = owned<dnnl_primitive_t, dnnl_primitive_destroy>;
 
 /// What create(&handle, arguments…) makes.
-template <class Owned, class... P, class... A>
-Owned make(char const* what, dnnl_status_t (*create)(typename Owned::pointer*, P...), A... arguments) {
+template <class Owned, class... P>
+Owned make(char const* what, dnnl_status_t (*create)(typename Owned::pointer*, P...),
+           std::type_identity_t<P>... arguments) {
   typename Owned::pointer made = nullptr;
   check(create(&made, arguments...), what);
   return Owned{made};
@@ -53,7 +54,7 @@ Owned make(char const* what, dnnl_status_t (*create)(typename Owned::pointer*, P
 
 /// Memory that has its address when it is used.
 inline memory make_memory(const_dnnl_memory_desc_t described, dnnl_engine_t on) {
-  return make<memory>("memory", dnnl_memory_create, described, on, DNNL_MEMORY_NONE);
+  return make<memory>("memory", dnnl_memory_create, described, on, nullptr);
 }
 
 }  // namespace detail::onednn

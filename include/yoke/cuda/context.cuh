@@ -3,6 +3,7 @@
 #include <yoke/core/backend.hpp>
 #include <yoke/cuda/attention.cuh>
 #include <yoke/cuda/device.cuh>
+#include <yoke/cuda/graph.cuh>
 #include <yoke/cuda/logits.cuh>
 #include <yoke/cuda/matmul.cuh>
 #include <yoke/cuda/normalize.cuh>

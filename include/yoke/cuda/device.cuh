@@ -1,6 +1,7 @@
 // One GPU: its stream, arenas, library handle and scratch memory. Kernels are overloads on cuda::context.
 #pragma once
 #include <yoke/core/backend.hpp>
+#include <yoke/cuda/graph_cache.cuh>
 #include <yoke/cuda/memory.cuh>
 
 #include <algorithm>
@@ -22,6 +23,7 @@ struct context_options {
   int device = 0;                              // number of the card
   bool tf32 = false;                           // f32 products on the tensor cores, with 10 bits of mantissa
   std::size_t library_memory = mebibytes(32);  // work space of cublasLt
+  bool graphs = false;                         // pieces of a step are given to the card as graphs (graph.cuh)
 };
 
 namespace detail {
@@ -56,7 +58,7 @@ class device {
   V* scratch(extent_t elements) {
     auto const bytes = static_cast<std::size_t>(elements) * sizeof(V);
     if (scratch_.size() < bytes)
-      scratch_ = block{stream_, bytes, "a kernel's scratch memory"};
+      grow_scratch(bytes);
     return reinterpret_cast<V*>(scratch_.data());
   }
 
@@ -90,6 +92,10 @@ class device {
   /// Where kernels put a fault.
   int* fault_flag() const { return fault_.data(); }
 
+  graphs recorded;
+  /// Between a capture's begin and end the stream records what it is given and does nothing.
+  void capturing(bool now) { capturing_ = now; }
+
  private:
   void expect_no_fault() {
     auto const found = static_cast<fault>(std::exchange(*fault_.host(), 0));
@@ -99,12 +105,27 @@ class device {
     expects(found != fault::token_id, "token_embedding: ids are within the vocabulary");
   }
 
+  /// What a capture has recorded refers to the old memory, which is therefore kept; and what it would allocate itself
+  /// would be part of the graph, so another stream allocates.
+  void grow_scratch(std::size_t bytes) {
+    if (!capturing_) {
+      scratch_ = block{stream_, bytes, "a kernel's scratch memory"};
+      return;
+    }
+    replaced_.push_back(std::move(scratch_));
+    scratch_ = block{side_stream_, bytes, "a kernel's scratch memory"};
+    scratch_.free_on(stream_);
+    check(cudaStreamSynchronize(side_stream_), "cudaStreamSynchronize");
+  }
+
   context_options options_;
   int number_;
   int processors_ = processor_count(number_);
-  own_stream stream_;
+  own_stream stream_, side_stream_;
   block library_memory_;
   block scratch_;
+  std::vector<block> replaced_;
+  bool capturing_ = false;
   mirrored<int> fault_{stream_};
   cublasLtHandle_t library_ = nullptr;
   std::vector<watcher*> watchers_;

@@ -92,6 +92,8 @@ class block {
   }
   std::byte* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return bytes_; }
+  /// It is given back in the order of another stream than the one that it was taken on.
+  void free_on(cudaStream_t s) noexcept { stream_ = s; }
 
  private:
   cudaStream_t stream_ = nullptr;

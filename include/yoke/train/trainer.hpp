@@ -85,7 +85,8 @@ class trainer {
     state_.skipped_in_a_row = 0;
     auto const limit = options_.clip_norm;
     auto const scale = limit > 0 ? std::min(1.0, limit / (report.gradient_norm + 1e-6)) : 1.0;
-    optimizer_.update(c, store_, report.rate, ++state_.updates, scale);
+    ++state_.updates;
+    submit(c, "update", [&] { optimizer_.update(c, store_, report.rate, state_.updates, scale); });
     clamp_logit_scale();
     return report;
   }
