@@ -2,6 +2,7 @@
 #pragma once
 #include <yoke/core/backend.hpp>
 #include <yoke/cuda/graph_cache.cuh>
+#include <yoke/cuda/matmul_cache.cuh>
 #include <yoke/cuda/memory.cuh>
 
 #include <algorithm>
@@ -34,6 +35,8 @@ enum class fault : int { none, token_id };
 /// What a context of any element type has.
 class device {
  public:
+  matmul_cache products;
+
   explicit device(context_options const& options)
       : options_{options},
         number_{select(options.device)},
