@@ -3,7 +3,7 @@
 #include <yoke/data/image_shards.hpp>
 #include <yoke/data/loader.hpp>
 
-#include "tools.hpp"
+#include "encoder.hpp"
 #include <CLI/CLI.hpp>
 #include <fstream>
 #include <iostream>

@@ -1,7 +1,6 @@
 // What the tools share: checkpoints of CLIP models as they save and read them, and the held-out evaluation.
 #pragma once
 #include <yoke/contrastive/presets.hpp>
-#include <yoke/cpu/context.hpp>
 #include <yoke/data/batch.hpp>
 #include <yoke/eval/embed.hpp>
 #include <yoke/eval/prompts.hpp>
@@ -37,10 +36,15 @@ struct prompts {
   }
 };
 
-inline contrastive::pixel_batch pixels_of(data::batch const& b, io::open_clip_preprocess const& p) {
-  contrastive::pixel_batch batch{.pixels = b.images()};
+/// The pixels are to be normalised as the model's configuration says.
+inline void normalize(contrastive::pixel_batch& batch, io::open_clip_preprocess const& p) {
   std::copy(p.mean.begin(), p.mean.end(), batch.mean.begin());
   std::copy(p.deviation.begin(), p.deviation.end(), batch.deviation.begin());
+}
+
+inline contrastive::pixel_batch pixels_of(data::batch const& b, io::open_clip_preprocess const& p) {
+  contrastive::pixel_batch batch{.pixels = b.images()};
+  normalize(batch, p);
   return batch;
 }
 
@@ -62,44 +66,6 @@ struct saved_model {
         config{io::read_open_clip_config(folder + "/" + configuration)},
         tokenize{text::sentence_piece::load(folder + "/" + tokenizer,
                                             {.context_length = config.text.context_length})} {}
-};
-
-/// A trained model, ready to embed: float on this machine.
-class encoder {
- public:
-  using context_type = cpu::context<float>;
-
-  encoder(std::string const& checkpoint, extent_t batch)
-      : saved_{checkpoint},
-        model_{contrastive::clip(scope{list_}, train::from_open_clip(saved_.config))},
-        device_{
-            train::plan_encode<float>(model_, list_, batch, shape{image_size(), image_size(), extent_t{3}},
-                                      saved_.config.text.context_length),
-            mebibytes(1)},
-        store_{device_, list_},
-        batch_{batch} {
-    train::load_parameters(saved_.folder, device_, list_, store_);
-  }
-
-  saved_model const& saved() const { return saved_; }
-  extent_t image_size() const { return saved_.config.vision.image_size; }
-  extent_t batch() const { return batch_; }
-  eval::embeddings empty() const { return {model_.embedding, {}}; }
-
-  eval::embeddings texts(std::span<std::string const> lines) {
-    return eval::embed_texts(device_, model_, store_, saved_.tokenize, lines, batch_);
-  }
-  void images(data::batch const& b, eval::embeddings& to) {
-    eval::embed_images(device_, model_, store_, pixels_of(b, saved_.config.preprocess), batch_, to);
-  }
-
- private:
-  saved_model saved_;
-  parameter_list list_;
-  contrastive::clip_model model_;
-  context_type device_;
-  parameter_store<context_type> store_;
-  extent_t batch_;
 };
 
 /// Prints the figures of a zero-shot classification.

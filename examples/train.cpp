@@ -1,6 +1,7 @@
 // yoke-train: trains a two-tower model on image-text shards, or on the built-in scenes, and reports what it learned.
 #include "train.hpp"
 
+#include "on_cpu.hpp"
 #include <CLI/CLI.hpp>
 
 namespace {
@@ -84,6 +85,17 @@ void add_options(CLI::App& app, train_tool::settings& s) {
       ->capture_default_str();
   training->add_option("--seed", s.seed)->capture_default_str();
 
+  auto* const device = app.add_option_group("Device");
+  device->add_option("--device", s.device, "cpu, cuda, or cuda:N for card N")
+      ->check(CLI::Validator(
+          [](std::string& name) {
+            return name == "cpu" || train_tool::card_number(name) >= 0 ? "" : "is cpu, cuda or cuda:N";
+          },
+          ""))
+      ->capture_default_str();
+  device->add_flag("--cuda-graphs", s.cuda_graphs, "Give the card each part of a step as one command");
+  device->add_flag("--tf32", s.tf32, "fp32 products on the card's tensor cores, with 10 bits of mantissa");
+
   auto* const output = app.add_option_group("Output");
   output->add_option("--out", s.out, "Folder for checkpoint, metrics.jsonl and report.html")
       ->capture_default_str();
@@ -109,9 +121,9 @@ int main(int count, char** arguments) {
   add_options(app, settings);
   CLI11_PARSE(app, count, arguments);
   return tools::run("yoke-train", [&] {
-    if (settings.precision == "fp32")
-      train_tool::train<float>(settings);
+    if (settings.device == "cpu")
+      train_tool::train_on(train_tool::on_cpu{}, settings);
     else
-      train_tool::train<yoke::bf16>(settings);
+      train_tool::train_on_cuda(settings);
   });
 }

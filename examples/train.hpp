@@ -1,4 +1,5 @@
-// The body of yoke-train: data, model, steps, evaluation, checkpoints, report.
+// The body of yoke-train: data, model, steps, evaluation, checkpoints, report. What it runs on is a parameter, `Platform`:
+// on_cpu.hpp and on_cuda.cuh.
 #pragma once
 #include <yoke/data/image_shards.hpp>
 #include <yoke/data/loader.hpp>
@@ -10,11 +11,11 @@
 
 #include "evaluation.hpp"
 #include "tools.hpp"
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <optional>
 #include <sys/stat.h>
-#include <unistd.h>
 
 namespace train_tool {
 
@@ -36,9 +37,25 @@ struct settings {
   optim::adam_w_options optimizer{};
   double clip_norm = 1;
   std::uint64_t seed = 0;
+  std::string device = "cpu";
+  bool cuda_graphs = false, tf32 = false;
   std::string out = "run", resume;
   std::int64_t save_every = 0, log_every = 20, stop_after = 0;
 };
+
+/// The number of the card that "cuda" or "cuda:N" names; -1 for what names none.
+inline int card_number(std::string_view device) {
+  if (device == "cuda")
+    return 0;
+  int number = -1;
+  if (device.starts_with("cuda:")) {
+    auto const* const last = device.data() + device.size();
+    auto const [end, problem] = std::from_chars(device.data() + 5, last, number);
+    if (problem != std::errc{} || end != last)
+      return -1;
+  }
+  return number;
+}
 
 /// What must be the same for a resumed run to be the run that stopped.
 inline io::json identity(settings const& s) {
@@ -110,32 +127,16 @@ text::sentence_piece make_tokenizer(settings const& s, Source const& source, ext
                               options};
 }
 
-/// The whole batch where its step fits in half of the machine's memory, else the largest half, quarter, … that does.
-template <element T>
-extent_t fitting_micro_batch(settings const& s, contrastive::clip_model const& model,
-                             parameter_list const& list, contrastive::clip_config const& config) {
-  if (s.micro_batch > 0)
-    return s.micro_batch;
-  auto const memory =
-      static_cast<std::size_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  for (auto micro = s.batch;; micro /= 2) {
-    auto const side = config.image.image_size;
-    auto const plan = train::plan_step<T>(model, list, s.batch, shape{side.height, side.width, extent_t{3}},
-                                          config.text.context_length, {.micro_batch = micro});
-    if (plan.activations + plan.gradients + plan.persistent < memory / 2 || micro % 2 != 0)
-      return micro;
-  }
-}
-
 /// One run from its settings to its report.
-template <element T, class Source, class Evaluation>
+template <class Platform, element T, class Source, class Evaluation>
 class session {
  public:
-  using context_type = cpu::context<T>;
+  using context_type = typename Platform::template context<T>;
   using trainer_type = train::trainer<context_type, parallel::solo, contrastive::clip_model>;
 
-  session(settings s, Source source, Evaluation const& evaluation)
-      : settings_{std::move(s)},
+  session(Platform const& platform, settings s, Source source, Evaluation const& evaluation)
+      : platform_{platform},
+        settings_{std::move(s)},
         source_{std::move(source)},
         evaluation_{&evaluation},
         config_{model_config()},
@@ -154,16 +155,17 @@ class session {
   }
 
   void run() {
-    auto const micro = fitting_micro_batch<T>(settings_, *model_, list_, config_);
+    auto const micro = fitting_micro_batch();
     auto const plan = plan_for(micro);
-    context_type device{std::max(plan.activations, plan_evaluation()), plan.gradients};
+    auto device = platform_.template make<T>(std::max(plan.activations, plan_evaluation()), plan.gradients);
     parallel::solo ranks;
     trainer_type trainer{device, ranks, *model_, list_, trainer_options(micro)};
     auto metrics = begin(trainer);
-    std::printf("%s: %.2f M parameters, %s, batch %lld in micro-batches of %lld, %lld steps, %.2f GB\n",
+    std::printf("%s: %.2f M parameters, %s on %s, batch %lld in micro-batches of %lld, %lld steps, %.2f GB\n",
                 settings_.model.c_str(), static_cast<double>(list_.count()) / 1e6,
-                settings_.precision.c_str(), static_cast<long long>(settings_.batch),
-                static_cast<long long>(micro), static_cast<long long>(steps_),
+                settings_.precision.c_str(), platform_.name().c_str(),
+                static_cast<long long>(settings_.batch), static_cast<long long>(micro),
+                static_cast<long long>(steps_),
                 static_cast<double>(plan.activations + plan.gradients + plan.persistent) / 1e9);
     loop(trainer, metrics);
   }
@@ -182,11 +184,22 @@ class session {
   }
   train::step_plan plan_for(extent_t micro) const {
     return train::plan_step<T>(*model_, list_, settings_.batch, image_shape(), config_.text.context_length,
-                               {.micro_batch = micro});
+                               {.micro_batch = micro}, context_type::traits);
   }
   std::size_t plan_evaluation() const {
-    return train::plan_encode<T>(*model_, list_, evaluation_batch, image_shape(),
-                                 config_.text.context_length);
+    return train::plan_encode<T>(*model_, list_, evaluation_batch, image_shape(), config_.text.context_length,
+                                 context_type::traits);
+  }
+  /// The whole batch where its step fits the memory that the platform allows, else the largest half, quarter, … that does.
+  extent_t fitting_micro_batch() const {
+    if (settings_.micro_batch > 0)
+      return settings_.micro_batch;
+    auto const memory = platform_.memory();
+    for (auto micro = settings_.batch;; micro /= 2) {
+      auto const plan = plan_for(micro);
+      if (plan.activations + plan.gradients + plan.persistent < memory || micro % 2 != 0)
+        return micro;
+    }
   }
 
   train::trainer_options trainer_options(extent_t micro) const {
@@ -231,11 +244,18 @@ class session {
 
   void loop(trainer_type& trainer, train::metrics_writer& metrics) {
     data::loader loader{source_, tokenizer_, loader_options()};
-    data::batch batch;
-    batch.after = start_;
+    if (take_steps(trainer, metrics, loader))
+      report(trainer, loader.skipped());
+  }
+
+  /// False when the run was told to stop before its end.
+  bool take_steps(trainer_type& trainer, train::metrics_writer& metrics, auto& loader) {
+    auto batches = platform_.feed(trainer.context(), loader);
     speedometer speed;
-    while (trainer.state().step < steps_ && loader.next(batch)) {
-      auto const report = trainer.step(tools::pixels_of(batch, preprocess_), tools::captions_of(batch));
+    while (trainer.state().step < steps_ && batches.next()) {
+      auto images = batches.images();
+      tools::normalize(images, preprocess_);
+      auto const report = trainer.step(images, batches.captions());
       auto const done = report.step + 1;
       speed.count(settings_.batch);
       if (report.skipped)
@@ -262,18 +282,18 @@ class session {
       auto const epoch_ends = done % steps_an_epoch_ == 0;
       if (stop || done == steps_ ||
           (settings_.save_every > 0 ? done % settings_.save_every == 0 : epoch_ends))
-        save(trainer, batch.after);
+        save(trainer, batches.after());
       if (stop) {
         std::printf("stopped at step %lld; --resume %s/checkpoint goes on\n", static_cast<long long>(done),
                     settings_.out.c_str());
-        return;
+        return false;
       }
       if (epoch_ends || done == steps_) {
         evaluate(trainer, metrics, done);
         speed.restart();
       }
     }
-    report(trainer, loader.skipped());
+    return true;
   }
 
   void save(trainer_type& trainer, data::position const& at) {
@@ -342,6 +362,7 @@ class session {
     void restart() { start = clock::now(), samples = 0; }
   };
 
+  Platform platform_;
   settings settings_;
   Source source_;
   Evaluation const* evaluation_;
@@ -355,15 +376,15 @@ class session {
   std::optional<outcome> last_;
 };
 
-template <element T>
-void train(settings s) {
+template <class Platform, element T>
+void train(Platform const& platform, settings s) {
   std::signal(SIGINT, [](int) { interrupted = 1; });
   std::signal(SIGTERM, [](int) { interrupted = 1; });
   if (!s.resume.empty())
     adopt(s, *train::read_run(s.resume).find("options"), s.resume + "/state.json");
   auto const start = [&](auto source, auto const& evaluation) {
-    session<T, decltype(source), std::remove_cvref_t<decltype(evaluation)>>{std::move(s), std::move(source),
-                                                                            evaluation}
+    session<Platform, T, decltype(source), std::remove_cvref_t<decltype(evaluation)>>{
+        platform, std::move(s), std::move(source), evaluation}
         .run();
   };
   if (s.train_data == "scenes")
@@ -371,5 +392,17 @@ void train(settings s) {
   else
     start(data::shards{s.train_data}, held_out_shards{s.val_data, s.classnames, s.templates});
 }
+
+/// The precision is one of the command line's.
+template <class Platform>
+void train_on(Platform const& platform, settings const& s) {
+  if (s.precision == "fp32")
+    train<Platform, float>(platform, s);
+  else
+    train<Platform, bf16>(platform, s);
+}
+
+/// Trains on the card that the settings name: in a build with CUDA train_cuda.cu, else train_no_cuda.cpp, which refuses.
+void train_on_cuda(settings const& s);
 
 }  // namespace train_tool

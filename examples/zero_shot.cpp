@@ -2,7 +2,7 @@
 #include <yoke/data/image_shards.hpp>
 #include <yoke/data/loader.hpp>
 
-#include "tools.hpp"
+#include "encoder.hpp"
 #include <CLI/CLI.hpp>
 
 int main(int count, char** arguments) {

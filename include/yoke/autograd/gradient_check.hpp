@@ -26,13 +26,22 @@ struct gradient_check_options {
 
 namespace detail {
 
+inline view<double, 1> as_view(std::vector<double>& v) {
+  return {v.data(), {{static_cast<extent_t>(v.size())}}};
+}
+template <class C, int Rank>
+std::vector<double> copy_to_host(C& c, view<double const, Rank> v) {
+  std::vector<double> result(static_cast<std::size_t>(v.size()));
+  download(c, as_flat(v), as_view(result));
+  return result;
+}
+
 /// Zeros for an input that the function does not use.
 template <class C, int Rank>
 std::vector<double> copy_gradient(tape<C>& t, value<Rank> const& x) {
-  std::vector<double> result(static_cast<std::size_t>(x.shape.size()));
-  if (x.slot->touched)
-    std::copy_n(t.gradient_of(x).data.data, result.size(), result.begin());
-  return result;
+  if (!x.slot->touched)
+    return std::vector<double>(static_cast<std::size_t>(x.shape.size()));
+  return copy_to_host(t.context(), view<double const, Rank>{t.gradient_of(x).data});
 }
 
 }  // namespace detail
@@ -52,29 +61,33 @@ gradient_check(C& c, parameter_list const& list, Function const& function,
   };
   std::array<std::vector<double>, sizeof...(Ranks)> inputs{draw(shapes.size())...}, analytic;
   auto parameters = draw(list.elements());
-  std::vector<double> gradients(parameters.size()), weights;
-  parameter_views<double, double> const views{parameters.data(), parameters.data(), gradients.data()};
+  std::vector<double> weights;
+  parameter_store<C> store{c, list};
 
   auto const run = [&](bool record) {
     arena_scope const scratch{c.memory};
-    tape<C> t{c, views, {.record = record, .training = true, .random = options.random}};
+    upload(c, view<double const, 1>{detail::as_view(parameters)}, store.master());
+    tape<C> t{c, store.views(), {.record = record, .training = true, .random = options.random}};
     return [&]<std::size_t... I>(std::index_sequence<I...>) {
-      [[maybe_unused]] auto const x = std::tuple{t.variable(view<double, Ranks>{inputs[I].data(), shapes})...};
+      [[maybe_unused]] auto const x =
+          std::tuple{t.variable(resident(c, view<double const, Ranks>{inputs[I].data(), shapes}))...};
       auto const y = function(t, std::get<I>(x)...);
       auto const out = t(y);
       if (weights.empty())
         weights = draw(out.size());
       if (record) {
-        t.backward(y, decltype(out){weights.data(), out.shape});
+        t.backward(y, resident(c, decltype(out){weights.data(), out.shape}));
         ((analytic[I] = detail::copy_gradient(t, std::get<I>(x))), ...);
       }
+      auto const values = detail::copy_to_host(c, out);
       double loss = 0;
-      for (extent_t i = 0; i < out.size(); ++i) loss += out.data[i] * weights[static_cast<std::size_t>(i)];
+      for (std::size_t i = 0; i < values.size(); ++i) loss += values[i] * weights[i];
       return loss;
     }
     (std::index_sequence_for<decltype(shapes)...>{});
   };
   run(true);
+  auto const gradients = detail::copy_to_host(c, view<double const, 1>{store.gradients()});
 
   gradient_difference result;
   auto const compare = [&](double& x, double analytic_value, auto const& name) {

@@ -1,0 +1,45 @@
+// What yoke-train runs on: this machine's processor.
+#pragma once
+#include <yoke/cpu/context.hpp>
+
+#include "train.hpp"
+#include <unistd.h>
+
+namespace train_tool {
+
+struct on_cpu {
+  template <element T>
+  using context = cpu::context<T>;
+
+  template <element T>
+  context<T> make(std::size_t activations, std::size_t gradients) const {
+    return context<T>{activations, gradients};
+  }
+  std::string name() const { return "cpu"; }
+  /// Bytes that a run may plan with: half of the machine's.
+  std::size_t memory() const {
+    return static_cast<std::size_t>(::sysconf(_SC_PHYS_PAGES)) *
+           static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)) / 2;
+  }
+
+  /// A loader's batches as the trainer takes them.
+  template <class Loader>
+  class batches {
+   public:
+    explicit batches(Loader& from) : from_{&from} {}
+    bool next() { return from_->next(batch_); }
+    contrastive::pixel_batch images() const { return {.pixels = batch_.images()}; }
+    contrastive::caption_batch captions() const { return tools::captions_of(batch_); }
+    data::position after() const { return batch_.after; }
+
+   private:
+    Loader* from_;
+    data::batch batch_{};
+  };
+  template <class Context, class Loader>
+  batches<Loader> feed(Context&, Loader& from) const {
+    return batches<Loader>{from};
+  }
+};
+
+}  // namespace train_tool

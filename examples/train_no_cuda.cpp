@@ -1,0 +1,8 @@
+// yoke-train in a build without CUDA.
+#include "train.hpp"
+
+void train_tool::train_on_cuda(settings const& s) {
+  throw std::runtime_error(
+      "--device " + s.device +
+      ": this program was built without CUDA; no toolkit (nvcc) was found when it was configured");
+}
