@@ -52,6 +52,17 @@ TEMPLATE_TEST_CASE("embed_tokens", "", double, float, bf16) {
   }
 }
 
+TEMPLATE_TEST_CASE("embed_tokens wants ids of the vocabulary", "", double, float, bf16) {
+  tensor<TestType, 2> const table{{{4, 8}}, 1}, none{{{0, 8}}};
+  for (std::int32_t wrong : {-1, 4}) {
+    std::vector<std::int32_t> const ids{0, 3, wrong};
+    tensor<TestType, 2> y{{{3, 8}}};
+    CHECK_THROWS_AS(embed_tokens(device<TestType>(), yoke::segments::uniform(1, 3), {ids.data(), {{3}}},
+                                 table.read(), none.read(), y.view()),
+                    yoke::precondition_error);
+  }
+}
+
 TEMPLATE_TEST_CASE("embed_tokens_backward", "", double, float, bf16) {
   using A = accumulator_t<TestType>;
   captions const c{GENERATE(from_range(uneven))};

@@ -48,11 +48,14 @@ struct pooled_rows {
 }  // namespace detail
 
 /// y (rows, width) = table (vocabulary, width) at the rows' ids, plus positions (context, width) at
-/// their places in their segments; positions are optional.
+/// their places in their segments; positions are optional. Ids are within the vocabulary.
 template <class T>
 void embed_tokens(context<T>&, segments const& runs, view<std::int32_t const, 1> ids,
                   view<std::type_identity_t<T> const, 2> table,
                   view<std::type_identity_t<T> const, 2> positions, view<std::type_identity_t<T>, 2> y) {
+  for (extent_t i = 0; i < ids.size(); ++i)
+    expects(ids.data[i] >= 0 && ids.data[i] < table.extent(0),
+            "token_embedding: ids are within the vocabulary");
   auto const width = y.extent(1);
   parallel_for(runs.count, 1, [&](extent_t first, extent_t last) {
     for (auto s = first; s < last; ++s)
