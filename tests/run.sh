@@ -2,6 +2,7 @@
 # Sets up what is missing, builds everything and runs the tests.
 #
 #   tests/run.sh [--preset dev|sanitize|tsan|tidy] [-L label] [other options of ctest]
+#   tests/run.sh --cuda        the tests that need a card, kernels under compute-sanitizer; says so where there is none
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,6 +12,18 @@ if [ "${1:-}" = --preset ]; then
   shift 2
 fi
 jobs=$(nproc)
+
+if [ "${1:-}" = --cuda ]; then
+  shift
+  skip() { echo "CUDA tests skipped: $*"; exit 0; }
+  nvidia-smi -L 2>/dev/null | grep -q '^GPU' || skip "no CUDA device on this machine; nothing was built or run"
+  cmake/setup.sh
+  cmake --preset default
+  grep -q '^CMAKE_CUDA_COMPILER:' build/CMakeCache.txt || skip "there is a card, but no CUDA toolkit (nvcc) to compile for it"
+  cmake --build build --target yoke_tests_cuda_device yoke-train --parallel "$jobs"
+  YOKE_MEMCHECK=1 tests/cuda/device/run.sh build/tests/cuda/device/yoke_tests_cuda_device
+  exec ctest --preset default -L cuda-device --no-tests=error "$@"
+fi
 
 cmake/setup.sh
 cmake --preset "$preset"
