@@ -36,7 +36,7 @@ awk '
   lean && /^ *# *include *<(iostream|regex|filesystem|random|functional|ranges)>/ {
     breach(folder " stays free of slow standard headers")
   }
-  folder != "cpu" && /# *include *<(Eigen\/|unsupported\/Eigen|dnnl|oneapi\/)|Eigen::|dnnl::|GOMP_/ {
+  folder != "cpu" && /# *include *<(Eigen\/|unsupported\/Eigen|dnnl|oneapi\/)|Eigen::|dnnl(::|_)|GOMP_/ {
     breach("Eigen, oneDNN and libgomp are named only in cpu")
   }
   folder != "cuda" && /# *include *<(cuda|cublas|cudnn|nccl)/ { breach("CUDA is named only in cuda") }

@@ -54,7 +54,8 @@ class matmul_cache {
   /// quickly made again.
   explicit matmul_cache(std::size_t most = 1024) : most_{most} {}
 
-  /// False, and nothing done, when oneDNN has no kernel for these types on this processor.
+  /// False, and nothing done, when oneDNN has no kernel for bf16 on this processor. Throws error when it has none for
+  /// floats.
   bool run(product const& p, void const* a, void const* b, void const* bias, void* d) {
     if (!engine_)
       engine_ = std::make_unique<engine>();
@@ -64,7 +65,11 @@ class matmul_cache {
       if (find(any).run(*engine_, scratch_, p, data))
         return true;
     }
-    return find(p).run(*engine_, scratch_, p, data);
+    if (find(p).run(*engine_, scratch_, p, data))
+      return true;
+    if (p.in == dnnl_f32)
+      throw error("oneDNN: no kernel for a product of floats");
+    return false;
   }
 
  private:
