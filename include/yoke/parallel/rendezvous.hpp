@@ -1,0 +1,95 @@
+// Ranks that are processes of their own find each other, and keep an eye on each other while they work.
+#pragma once
+#include <yoke/core/expects.hpp>
+#include <yoke/parallel/lifeline.hpp>
+
+#include <exception>
+#include <span>
+
+namespace yoke::parallel {
+
+/// A 64-bit hash (FNV-1a) of whatever all ranks must have in common, written out.
+constexpr std::uint64_t configuration_hash(std::string_view text) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (auto const c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash;
+}
+
+struct rendezvous_options {
+  std::chrono::milliseconds timeout{60'000};  // ranks may be started that long one after the other
+  std::uint64_t configuration = 0;            // all ranks must have the same: configuration_hash
+};
+
+/// The meeting of all ranks of a program: whoever constructs it has met all the others, or gets parallel::error, which
+/// names the ranks that are missing, came twice or disagree about the number of ranks or the configuration.
+///
+///     rendezvous meeting{read_environment(), {.configuration = configuration_hash(settings)}};
+///
+/// Rank 0 listens at the port that launch_environment names until all have come; after that nobody does. Strangers are
+/// refused, but whoever can reach the port and knows how ranks greet may pass for one: use it within a network that is
+/// trusted, as NCCL must be. The connections stay open as a lifeline. A rank that is destroyed while an exception is on
+/// its way, ends without a word, or loses its connection is gone for the others; one that is destroyed in peace is not.
+/// Processes forked from a rank must not outlive it. For one thread at a time.
+class rendezvous {
+ public:
+  explicit rendezvous(launch_environment const& here, rendezvous_options const& options = {})
+      : here_{here}, timeout_{options.timeout}, exceptions_{std::uncaught_exceptions()} {
+    expects(here.size > 0 && here.rank >= 0 && here.rank < here.size,
+            "rendezvous: a rank is below the number of ranks");
+    if (here.size == 1)
+      return;
+    std::vector<detail::connection> links;
+    if (here.rank == 0)
+      links = detail::reception{here, options.configuration}.open(options.timeout);
+    else
+      links.push_back(detail::visitor{here, options.configuration}.enter(options.timeout));
+    lifeline_.emplace(here.rank, here.size, std::move(links));
+  }
+  rendezvous(rendezvous const&) = delete;
+  rendezvous& operator=(rendezvous const&) = delete;
+  ~rendezvous() {
+    if (std::uncaught_exceptions() > exceptions_)
+      announce("it left with an exception");
+  }
+
+  int rank() const { return here_.rank; }
+  int size() const { return here_.size; }
+  int local_rank() const { return here_.local_rank; }
+
+  /// The bytes become those of rank 0; as many on every rank, at most 65536. Throws parallel::error when rank 0 is gone.
+  void broadcast_bytes(std::span<std::byte> bytes) {
+    expects(bytes.size() <= detail::longest_body, "broadcast_bytes: at most 65536 bytes");
+    if (!lifeline_)
+      return;
+    if (here_.rank == 0) {
+      lifeline_->give({reinterpret_cast<char const*>(bytes.data()), bytes.size()});
+      return;
+    }
+    auto const given = lifeline_->take(timeout_);
+    if (given.size() != bytes.size())
+      throw error("ranks disagree: rank 0 broadcasts " + std::to_string(given.size()) + " bytes, rank " +
+                  std::to_string(here_.rank) + " waits for " + std::to_string(bytes.size()));
+    std::copy(given.begin(), given.end(), reinterpret_cast<char*>(bytes.data()));
+  }
+
+  /// Throws parallel::error("rank 3 is gone: …") when a rank has failed: the first one that did, with what it announced.
+  /// Costs next to nothing, and never waits.
+  void poll() const {
+    if (lifeline_)
+      lifeline_->poll();
+  }
+
+  /// Tells the others why this rank takes no further part; they learn it at their next poll(). Only the first counts.
+  void announce(std::string_view why) noexcept {
+    if (lifeline_)
+      lifeline_->announce(why);
+  }
+
+ private:
+  launch_environment here_;
+  std::chrono::milliseconds timeout_;
+  int exceptions_;
+  std::optional<detail::lifeline> lifeline_;
+};
+
+}  // namespace yoke::parallel
