@@ -15,6 +15,11 @@ struct error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// This machine has no card that the driver can use.
+struct no_device : error {
+  using error::error;
+};
+
 /// Throws error "what: CUDA's words" unless `status` is success.
 inline void check(cudaError_t status, char const* what) {
   if (status != cudaSuccess) [[unlikely]] {

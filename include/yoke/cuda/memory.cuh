@@ -25,8 +25,8 @@ inline int select(int number) {
   auto const status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
     cudaGetLastError();
-    throw error(std::string("no CUDA device on this machine: ") +
-                (status == cudaSuccess ? "the driver knows none" : cudaGetErrorString(status)));
+    throw no_device(std::string("no CUDA device on this machine: ") +
+                    (status == cudaSuccess ? "the driver knows none" : cudaGetErrorString(status)));
   }
   if (number < 0 || number >= count)
     throw error("there is no CUDA device " + std::to_string(number) + ": this machine has " +

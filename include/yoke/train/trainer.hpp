@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <stdexcept>
 
 namespace yoke::train {
@@ -95,6 +96,18 @@ class trainer {
   step_report step(data::batch const& b) {
     return step(contrastive::pixel_batch{.pixels = b.images()},
                 contrastive::caption_batch{{b.token_segments(), b.token_ids()}});
+  }
+
+  /// A batch that lies in the device's memory already, as cuda::prefetch gives it.
+  template <class Batch>
+  requires requires(Batch const& b) {
+    { b.pixels() } -> std::same_as<view<std::uint8_t const, 4>>;
+    { b.tokens() } -> std::convertible_to<yoke::tokens>;
+  }
+  step_report step(Batch const& b) {
+    using contrastive::place;
+    return step(contrastive::pixel_batch{.pixels = b.pixels(), .where = place::device},
+                contrastive::caption_batch{b.tokens(), place::device});
   }
 
   C& context() const { return *context_; }
