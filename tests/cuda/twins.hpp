@@ -23,7 +23,8 @@ class packed_on {
  public:
   packed_on(yoke::cuda::context<T>& c, packed const& host)
       : segments_{host.segments()}, copy_{c, static_cast<extent_t>(host.offsets.size())} {
-    view<std::int32_t const, 1> const from{host.offsets.data(), {{static_cast<extent_t>(host.offsets.size())}}};
+    view<std::int32_t const, 1> const from{host.offsets.data(),
+                                           {{static_cast<extent_t>(host.offsets.size())}}};
     upload(c, from, copy_.view());
     segments_.device_offsets = copy_.view().data;
   }
@@ -34,15 +35,16 @@ class packed_on {
   yoke::cuda::buffer<std::int32_t> copy_;
 };
 
-/// A tensor of the host and its copy on the device.
+/// A tensor of the host and its copy on the device, which begins `offset` elements behind an aligned address.
 template <class V, int R>
 class on {
  public:
   template <class T>
-  on(yoke::cuda::context<T>& c, tensor<V, R> const& host) : shape_{host.shape}, copy_{c, host.shape.size()} {
+  on(yoke::cuda::context<T>& c, tensor<V, R> const& host, extent_t offset = 0)
+      : shape_{host.shape}, offset_{offset}, copy_{c, offset + host.shape.size()} {
     upload(c, host.read(), view());
   }
-  yoke::view<V, R> view() const { return {copy_.view().data, shape_}; }
+  yoke::view<V, R> view() const { return {copy_.view().data + offset_, shape_}; }
   yoke::view<V const, R> read() const { return view(); }
   template <class T>
   tensor<V, R> back(yoke::cuda::context<T>& c) const {
@@ -53,6 +55,7 @@ class on {
 
  private:
   yoke::shape<R> shape_;
+  extent_t offset_;
   yoke::cuda::buffer<V> copy_;
 };
 
@@ -69,6 +72,13 @@ void same(tensor<V, R> const& device, tensor<V, R> const& host, double size = 1)
     }
   }
   SUCCEED();
+}
+
+/// f() gives the same vector, bit by bit, each time.
+template <class F>
+void same_each_time(F const& f) {
+  auto const first = f();
+  REQUIRE(same_bits(first, f()));
 }
 
 }  // namespace twins

@@ -20,7 +20,7 @@ struct value_and_slope {
 /// 1 / (1 + e^-x), right in both tails.
 __device__ inline value_and_slope<float> logistic(float x) {
   auto const e = expf(-fabsf(x));
-  auto const upper = 1 / (1 + e), lower = e * upper;
+  auto const upper = __fdividef(1, 1 + e), lower = e * upper;
   return {x < 0 ? lower : upper, lower * upper};
 }
 __device__ inline value_and_slope<double> logistic(double x) {
@@ -33,7 +33,7 @@ __device__ inline value_and_slope<double> logistic(double x) {
 /// the CPU's polynomial, good to 1e-7 relatively: half the instructions of erfcf, which would outlast the reads.
 __device__ inline value_and_slope<float> normal(float x) {
   auto const bell = expf(x * x * -0.5f);
-  auto const t = 1 / (1 + fabsf(x) * 0.305f);
+  auto const t = __fdividef(1, 1 + fabsf(x) * 0.305f);
   auto q = t * 0.0366996384f - 0.152990212f;
   q = q * t + 0.185720226f;
   q = q * t - 0.0379799227f;
