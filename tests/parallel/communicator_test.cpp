@@ -3,30 +3,18 @@
 #include <yoke/parallel/solo.hpp>
 #include <yoke/parallel/threads.hpp>
 
+#include "parallel/collectives.hpp"
 #include <atomic>
 #include <catch2/catch_all.hpp>
-#include <mutex>
-#include <numeric>
 #include <string>
 #include <vector>
 
 using namespace yoke;
 using namespace yoke::parallel;
+using collectives::failures;
+using collectives::flat;
 
 namespace {
-
-template <class T>
-view<T, 1> flat(std::vector<T>& v) {
-  return {v.data(), {{static_cast<extent_t>(v.size())}}};
-}
-
-/// What rank r holds: different in every element and rank.
-template <class T>
-std::vector<T> made_by(int rank, std::size_t n) {
-  std::vector<T> v(n);
-  for (std::size_t i = 0; i < n; ++i) v[i] = static_cast<T>(100 * (rank + 1)) + static_cast<T>(i) / 7;
-  return v;
-}
 
 /// Runs `function` on each rank of `ranks`; 0 means solo.
 template <class F>
@@ -38,18 +26,6 @@ void on(int ranks, F const& function) {
     threads_group{ranks}.run(function);
   }
 }
-
-/// Catch's assertions are for one thread: ranks count, the test asserts.
-struct failures {
-  std::mutex mutex;
-  std::vector<std::string> what;
-
-  void unless(bool holds, std::string const& rule) {
-    std::lock_guard const lock{mutex};
-    if (!holds)
-      what.push_back(rule);
-  }
-};
 
 /// The sentence with which each rank leaves.
 template <class F>
@@ -78,54 +54,8 @@ TEMPLATE_TEST_CASE("collectives do what they promise", "[parallel]", float, doub
   auto const elements = GENERATE(std::size_t{0}, std::size_t{1}, std::size_t{7}, std::size_t{1000});
   failures wrong;
   on(n, [&](auto& c) {
-    auto const size = static_cast<std::size_t>(c.size());
-    auto const me = static_cast<std::size_t>(c.rank());
     wrong.unless(c.size() == std::max(n, 1) && c.rank() >= 0 && c.rank() < c.size(), "rank of size");
-
-    std::vector<T> everyone;
-    for (int r = 0; r < c.size(); ++r) {
-      auto const part = made_by<T>(r, elements);
-      everyone.insert(everyone.end(), part.begin(), part.end());
-    }
-    auto mine = made_by<T>(c.rank(), elements);
-    std::vector<T> all(elements * size);
-    all_gather(c, flat(mine), flat(all));
-    wrong.unless(all == everyone, "all_gather");
-
-    std::vector<T> in_place(elements * size);
-    std::copy(mine.begin(), mine.end(), in_place.begin() + static_cast<std::ptrdiff_t>(me * elements));
-    auto const own = view<T, 1>{in_place.data() + me * elements, {{static_cast<extent_t>(elements)}}};
-    all_gather(c, own, flat(in_place));
-    wrong.unless(in_place == everyone, "all_gather in place");
-
-    auto wide = made_by<T>(c.rank(), elements * size);
-    std::vector<T> sum(elements * size), part(elements);
-    for (int r = 0; r < c.size(); ++r) {
-      auto const theirs = made_by<T>(r, elements * size);
-      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += theirs[i];  // in the order of ranks
-    }
-    std::vector<T> const expected(sum.begin() + static_cast<std::ptrdiff_t>(me * elements),
-                                  sum.begin() + static_cast<std::ptrdiff_t>((me + 1) * elements));
-    reduce_scatter(c, flat(wide), flat(part));
-    wrong.unless(part == expected, "reduce_scatter");
-
-    auto reduced = wide;
-    all_reduce(c, flat(reduced));
-    wrong.unless(reduced == sum, "all_reduce: sum");
-    all_reduce(c, flat(wide), reduction::maximum);
-    wrong.unless(wide == made_by<T>(c.size() - 1, elements * size), "all_reduce: maximum");
-
-    for (int root = 0; root < c.size(); ++root) {
-      auto buffer = made_by<T>(c.rank(), elements);
-      broadcast(c, flat(buffer), root);
-      wrong.unless(buffer == made_by<T>(root, elements), "broadcast");
-    }
-
-    std::vector<T> received(elements);
-    auto const next = (c.rank() + 1) % c.size(), previous = (c.rank() + c.size() - 1) % c.size();
-    exchange(c, next, flat(mine), previous, flat(received));
-    wrong.unless(received == made_by<T>(previous, elements), "exchange");
-    barrier(c);
+    collectives::hold<T>(c, elements, collectives::on_host{}, collectives::on_host{}, wrong);
   });
   CHECK(wrong.what == std::vector<std::string>{});
 }
