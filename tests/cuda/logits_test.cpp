@@ -17,13 +17,18 @@ template <class A>
 void relatively_same(tensor<A, 1> const& device, tensor<A, 1> const& host) {
   REQUIRE(device.shape == host.shape);
   for (extent_t i = 0; i < host.shape[0]; ++i) {
-    auto const allowed = close<A> * std::abs(host[i]);
+    auto const allowed = close<A> * std::abs(host[i]) + 1e-30;
     if (!(std::abs(device[i] - host[i]) <= allowed)) {
       INFO("element " << i << ": the device has " << device[i] << ", the CPU " << host[i]);
       REQUIRE(false);
     }
   }
   SUCCEED();
+}
+
+/// What is not a number is far from everything.
+double difference(double a, double b) {
+  return is_nan(a) || is_nan(b) ? 1e300 : std::abs(a - b);
 }
 
 /// A matrix of products and what is known of its logits.
@@ -53,7 +58,7 @@ struct problem {
   }
 
   void on_host(A scale, extent_t diagonal, extent_t row, extent_t column, extent_t m, extent_t n) {
-    cpu::context<A> c{yoke::mebibytes(1), yoke::mebibytes(1)};
+    auto& c = device<A>();
     auto const part = tile(row, column, m, n);
     logit_statistics(c, scale, diagonal + row - column, part.read(), slice(row_maximum.view(), row, m),
                      slice(row_sum.view(), row, m), slice(column_maximum.view(), column, n),
@@ -83,9 +88,9 @@ struct resident {
                      slice(column_sum.view(), column, n), slice(pair.view(), row, m));
   }
   void expect(problem<A> const& p) const {
-    CHECK(same_bits(row_maximum.back(c).data, p.row_maximum.data));
-    CHECK(same_bits(column_maximum.back(c).data, p.column_maximum.data));
-    CHECK(same_bits(pair.back(c).data, p.pair.data));
+    CHECK(row_maximum.back(c).data == p.row_maximum.data);
+    CHECK(column_maximum.back(c).data == p.column_maximum.data);
+    CHECK(pair.back(c).data == p.pair.data);
     relatively_same(row_sum.back(c), p.row_sum);
     relatively_same(column_sum.back(c), p.column_sum);
   }
@@ -209,7 +214,11 @@ TEMPLATE_TEST_CASE("references of sums change, logarithms are taken", "[cuda]", 
   on<A, 1> const whole{c, sum};
   log_sum_exp(c, to.read(), whole.view());
   log_sum_exp(device<A>(), larger.read(), sum.view());
-  same(whole.back(c), sum);
+  auto found = whole.back(c);
+  CHECK(is_infinite(found[0]));  // the logarithm of nothing
+  CHECK(found[0] < 0);
+  found.data[0] = sum.data[0] = 0;
+  same(found, sum);
 }
 
 TEMPLATE_TEST_CASE("a tile of products becomes the gradient", "[cuda]", double, float, bf16) {
@@ -226,27 +235,33 @@ TEMPLATE_TEST_CASE("a tile of products becomes the gradient", "[cuda]", double, 
   log_sum_exp(device<A>(), view<A const, 1>{p.row_maximum.read()}, p.row_sum.view());
   log_sum_exp(device<A>(), view<A const, 1>{p.column_maximum.read()}, p.column_sum.view());
 
-  tensor<double, 1> total{shape{e.rows}, 23};
+  tensor<double, 1> total{shape{e.rows}, 23}, unused{shape{e.rows}};
   on<A, 2> const tile{c, p.products};
   on<A, 1> const row{c, p.row_sum}, column{c, p.column_sum};
   on<double, 1> const there{c, total};
   logit_gradient(c, scale, e.diagonal, weight, row.read(), column.read(), tile.view(), there.view(), how);
   auto host = p.products;
   logit_gradient(device<A>(), scale, e.diagonal, weight, p.row_sum.read(), p.column_sum.read(), host.view(),
-                 total.view(), how);
+                 unused.view(), how);
 
-  auto const error =
-      (std::is_same_v<A, double> ? 1e-15 : 4e-7) * scale * 4 * size;  // of an exponential, relative
+  auto const error = (std::is_same_v<A, double> ? 2e-14 : 1e-5) * size;  // of an exponential
   auto const back = tile.back(c);
   double most = 0;
-  for (extent_t i = 0; i < host.shape.size(); ++i) {
-    REQUIRE_FALSE(is_nan(back[i]));
-    most = std::max(most, std::abs(back[i] - host[i]));
-  }
+  for (extent_t i = 0; i < host.shape.size(); ++i) most = std::max(most, difference(back[i], host[i]));
   CHECK(most <= error * static_cast<double>(scale * weight));
+
   auto const totals = there.back(c);
-  for (extent_t i = 0; i < e.rows; ++i)
-    CHECK(std::abs(totals[i] - total[i]) <= 4 * error * size * static_cast<double>(weight));
+  most = 0;
+  for (extent_t i = 0; i < e.rows; ++i) {
+    double sum = 0;
+    for (extent_t j = 0; j < e.columns; ++j) {
+      auto const x = p.products(i, j), v = static_cast<double>(scale) * x;
+      sum += (std::exp(v - p.row_sum[i]) + std::exp(v - p.column_sum[j]) - (j == i + e.diagonal ? 2 : 0)) * x;
+    }
+    most = std::max(most, difference(totals[i], stored(how, total[i], static_cast<double>(weight) * sum)));
+  }
+  auto const terms = 4 + static_cast<double>(e.columns) / static_cast<double>(e.rows);  // of weight 1
+  CHECK(most <= error * terms * size * static_cast<double>(weight));
 }
 
 TEST_CASE("a tile that is not aligned gives the same", "[cuda]") {
@@ -274,7 +289,9 @@ TEST_CASE("a tile that is not aligned gives the same", "[cuda]") {
   tensor<float, 2> gradient{p.products.shape};
   std::copy(back.data.begin() + 1, back.data.end(), gradient.data.begin());
   same(gradient, p.products, 100);
-  same(totals.back(c), total, 1e9);
+  auto const found_totals = totals.back(c);
+  for (extent_t i = 0; i < 70; ++i)
+    CHECK(std::abs(found_totals[i] - total[i]) <= 1e-5 * (1 + std::abs(total[i])));
 }
 
 TEMPLATE_TEST_CASE("the same tile gives the same bits", "[cuda]", double, float) {
