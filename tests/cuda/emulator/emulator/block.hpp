@@ -17,6 +17,7 @@ namespace emulator {
 
 inline constexpr std::uint32_t whole_warp = 0xffffffffu;
 inline constexpr std::size_t largest_shared = 227 * 1024;
+inline constexpr std::size_t largest_operand = 64;  // of a collective, a lane
 
 /// A copy into shared memory that has begun and has not been waited for.
 struct begun_copy {
@@ -37,8 +38,8 @@ struct warp {
   int lanes = 0, ended = 0;
   void const* kind = nullptr;  // of the collective at which lanes have arrived
   char const* name = nullptr;
-  std::array<void const*, 32> given{};  // by lane
-  std::array<void*, 32> wanted{};
+  alignas(16) std::byte given[32 * largest_operand];  // by lane
+  alignas(16) std::byte wanted[32 * largest_operand];
 };
 
 /// What a kernel sees as threadIdx, blockIdx, blockDim and gridDim.
@@ -109,7 +110,7 @@ class runner {
     if (w.arrived == 0) {
       w.kind = kind;
       w.name = name;
-    } else if (w.kind != kind || std::strcmp(w.name, name) != 0) {
+    } else if (w.kind != kind || (w.name != name && std::strcmp(w.name, name) != 0)) {
       wrong("is at " + std::string(name) + " while other lanes of its warp are at " + w.name);
     }
     w.arrived |= std::uint32_t{1} << position_;
@@ -269,7 +270,7 @@ class runner {
 
   fiber* idle_stack() {
     if (idle_.empty())
-      idle_.push_back(new fiber{&runner::stack_entry});
+      idle_.push_back(new fiber{&runner::stack_entry, stacks_++});
     auto* const f = idle_.back();
     idle_.pop_back();
     return f;
@@ -306,7 +307,7 @@ class runner {
   std::vector<fiber*> idle_;
   std::vector<unsigned> sequence_;    // warps in the order in which they run
   std::array<unsigned, 32> lanes_{};  // lanes in the order in which they run
-  std::size_t count_ = 0, ended_ = 0, waiting_ = 0, next_warp_ = 0, current_ = 0;
+  std::size_t stacks_ = 0, count_ = 0, ended_ = 0, waiting_ = 0, next_warp_ = 0, current_ = 0;
   unsigned position_ = 0;
   char const* barrier_file_ = nullptr;
   int barrier_line_ = 0;

@@ -1,52 +1,34 @@
 // What threads of a warp or a block do together: barriers, shuffles, votes.
 #pragma once
 #include "block.hpp"
+#include <type_traits>
 
 namespace emulator {
-
-/// What the 32 lanes have brought to a collective, by lane.
-template <class In>
-class brought {
- public:
-  explicit brought(std::array<void const*, 32> const& at) : at_{at} {}
-  In const& operator[](int lane) const {
-    return *static_cast<In const*>(at_[static_cast<std::size_t>(lane)]);
-  }
-
- private:
-  std::array<void const*, 32> const& at_;
-};
-/// What they get, by lane.
-template <class Out>
-class results {
- public:
-  explicit results(std::array<void*, 32> const& at) : at_{at} {}
-  Out& operator[](int lane) const { return *static_cast<Out*>(at_[static_cast<std::size_t>(lane)]); }
-
- private:
-  std::array<void*, 32> const& at_;
-};
 
 /// Its address tells collectives with different operands apart.
 template <class In, class Out>
 inline char collective_kind = 0;
 
-/// Every lane of the warp brings `in` and gets `out`: when the last has come, form(brought<In>, results<Out>) fills all
-/// results, then all go on. Lanes that are elsewhere meanwhile, or in another collective, end the program.
-template <class In, class Out, class Form>
-void warp_collective(char const* name, In const& in, Out& out, Form const& form) {
+/// Every lane of the warp brings `in` and gets an Out: when the last has come, form(in, out) sets the 32 results, by lane,
+/// from the 32 operands, then all go on. Lanes that are elsewhere meanwhile, or in another collective, end the program.
+template <class Out, class In, class Form>
+Out warp_collective(char const* name, In const& in, Form const& form) {
+  static_assert(sizeof(In) <= largest_operand && sizeof(Out) <= largest_operand && alignof(In) <= 16 &&
+                alignof(Out) <= 16 && std::is_trivially_copyable_v<In> && std::is_trivially_copyable_v<Out>);
   auto& r = blocks();
   r.demand(name);
   auto& w = r.current_warp();
   auto const lane = static_cast<std::size_t>(r.lane());
-  w.given[lane] = &in;
-  w.wanted[lane] = &out;
-  if (!r.arrive(&collective_kind<In, Out>, name)) {
+  auto* const operands = reinterpret_cast<In*>(w.given);
+  auto* const results = reinterpret_cast<Out*>(w.wanted);
+  std::memcpy(operands + lane, &in, sizeof in);
+  if (r.arrive(&collective_kind<In, Out>, name)) {
+    form(static_cast<In const*>(operands), results);
+    r.release();
+  } else {
     r.wait();
-    return;
   }
-  form(brought<In>{w.given}, results<Out>{w.wanted});
-  r.release();
+  return results[lane];
 }
 
 inline void expect_whole_warp(unsigned mask, char const* name) {
@@ -62,12 +44,9 @@ struct sent {
 template <class T>
 T shuffle(char const* name, unsigned mask, T value, int from) {
   expect_whole_warp(mask, name);
-  sent<T> const mine{value, from};
-  T got;
-  warp_collective(name, mine, got, [](brought<sent<T>> in, results<T> out) {
+  return warp_collective<T>(name, sent<T>{value, from}, [](sent<T> const* in, T* out) {
     for (int l = 0; l < 32; ++l) out[l] = in[in[l].from].value;
   });
-  return got;
 }
 /// The lane at `to` when the warp is cut into pieces of `width`; itself when that is in another piece.
 inline int within(int lane, int to, int width) {
@@ -77,13 +56,11 @@ inline int within(int lane, int to, int width) {
 
 inline unsigned vote(char const* name, unsigned mask, bool mine) {
   expect_whole_warp(mask, name);
-  unsigned got = 0;
-  warp_collective(name, mine, got, [](brought<bool> in, results<unsigned> out) {
+  return warp_collective<unsigned>(name, mine, [](bool const* in, unsigned* out) {
     unsigned bits = 0;
     for (int l = 0; l < 32; ++l) bits |= unsigned{in[l]} << l;
     for (int l = 0; l < 32; ++l) out[l] = bits;
   });
-  return got;
 }
 
 }  // namespace emulator

@@ -55,7 +55,7 @@ struct four_words {
   std::uint32_t at[4];
 };
 /// Element (row, column) of matrix m, of which lane 8 m + row has the row's address.
-inline std::uint32_t element(emulator::brought<void const*> const& rows, int m, int row, int column) {
+inline std::uint32_t element(void const* const* rows, int m, int row, int column) {
   std::uint16_t v;
   std::memcpy(&v, static_cast<char const*>(rows[8 * m + row]) + 2 * column, 2);
   return v;
@@ -63,16 +63,16 @@ inline std::uint32_t element(emulator::brought<void const*> const& rows, int m, 
 inline void load(char const* name, bool transposed, std::uint32_t (&to)[4], void const* shared) {
   if (reinterpret_cast<std::uintptr_t>(shared) % 16 != 0)
     emulator::blocks().wrong(std::string(name) + " from memory that is not aligned to 16 bytes");
-  four_words got;
-  emulator::warp_collective(name, shared, got, [transposed](auto const& rows, auto out) {
-    for (int lane = 0; lane < 32; ++lane)
-      for (int m = 0; m < 4; ++m) {
-        int const i = lane / 4, j = 2 * (lane % 4);
-        auto const first = transposed ? element(rows, m, j, i) : element(rows, m, i, j);
-        auto const second = transposed ? element(rows, m, j + 1, i) : element(rows, m, i, j + 1);
-        out[lane].at[m] = first | second << 16;
-      }
-  });
+  auto const got =
+      emulator::warp_collective<four_words>(name, shared, [transposed](auto const* rows, four_words* out) {
+        for (int lane = 0; lane < 32; ++lane)
+          for (int m = 0; m < 4; ++m) {
+            int const i = lane / 4, j = 2 * (lane % 4);
+            auto const first = transposed ? element(rows, m, j, i) : element(rows, m, i, j);
+            auto const second = transposed ? element(rows, m, j + 1, i) : element(rows, m, i, j + 1);
+            out[lane].at[m] = first | second << 16;
+          }
+      });
   for (int m = 0; m < 4; ++m) to[m] = got.at[m];
 }
 
