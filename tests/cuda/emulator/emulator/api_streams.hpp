@@ -110,10 +110,12 @@ inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s = nullptr) 
   if (q->capture != nullptr) {
     if (q->capture->invalid)
       return result(cudaErrorStreamCaptureInvalidated);
+    m->captured = true;
     m->capture = q->capture;
     m->before = q->before;
     return cudaSuccess;
   }
+  m->captured = false;
   m->capture.reset();
   return result(enqueue(*q, kind::record, [m, turn = ++m->recorded] {
     m->done = std::max(m->done, turn);
@@ -121,7 +123,8 @@ inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s = nullptr) 
     return true;
   }));
 }
-/// Recorded in a capture, the event brings the stream into it; otherwise the stream waits for its latest record.
+/// Recorded in a capture, the event brings the stream into it; otherwise the
+/// stream waits for its latest record.
 inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t event, unsigned = 0) {
   using namespace emulator;
   guard const held{cards().lock};
@@ -132,8 +135,6 @@ inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t event, unsign
   if (auto const c = m->capture.lock()) {
     if (q->capture != nullptr && q->capture != c)
       return result(invalidate(*q, cudaErrorStreamCaptureMerge));
-    if (std::none_of(c->members.begin(), c->members.end(), [&](auto const& x) { return x == c->members[0]; }))
-      return result(cudaErrorCapturedEvent);  // that capture has ended
     if (q->capture == nullptr) {
       q->capture = c;
       q->recorded = 0;
@@ -143,6 +144,8 @@ inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t event, unsign
     for (auto const& [stream, count] : m->before) q->before[stream] = std::max(q->before[stream], count);
     return cudaSuccess;
   }
+  if (m->captured)  // in a capture that has ended
+    return result(cudaErrorCapturedEvent);
   if (q->capture != nullptr)
     return result(m->recorded == 0 ? cudaSuccess : invalidate(*q, cudaErrorStreamCaptureIsolation));
   if (m->recorded == 0)
@@ -155,7 +158,7 @@ inline cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (event == nullptr)
     return result(cudaErrorInvalidResourceHandle);
   auto const m = event->state;
-  if (!m->capture.expired())
+  if (m->captured)
     return result(cudaErrorCapturedEvent);
   if (auto const e = may_be_unsafe(); e != cudaSuccess)
     return result(e);
@@ -169,7 +172,7 @@ inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event == nullptr)
     return result(cudaErrorInvalidResourceHandle);
   auto const m = event->state;
-  if (!m->capture.expired())
+  if (m->captured)
     return result(cudaErrorCapturedEvent);
   if (auto const e = may_be_unsafe(); e != cudaSuccess)
     return result(e);

@@ -1,10 +1,11 @@
-// The block that runs: its threads take turns on stacks of their own and change over only where they wait for each
-// other. A thread that never waits runs to its end, and the next one on the same stack.
+// The block that runs: its threads take turns on stacks of their own and change
+// over only where they wait for each other. A thread that never waits runs to
+// its end, and the next one on the same stack.
 #pragma once
-#include "fibers.hpp"
 #include "report.hpp"
+#include "sanitizers.hpp"
 #include "settings.hpp"
-#include "types.hpp"
+#include "threads.hpp"
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -15,45 +16,8 @@
 
 namespace emulator {
 
-inline constexpr std::uint32_t whole_warp = 0xffffffffu;
-inline constexpr std::size_t largest_shared = 227 * 1024;
-inline constexpr std::size_t largest_operand = 64;  // of a collective, a lane
-
-/// A copy into shared memory that has begun and has not been waited for.
-struct begun_copy {
-  void* to;
-  void const* from;  // null: zeros
-};
-
-struct thread {
-  fiber* stack = nullptr;  // null: has not begun
-  uint3 at{};
-  std::vector<begun_copy> copies;   // oldest first
-  std::vector<std::size_t> groups;  // how many copies each closed group has, oldest first
-};
-
-/// Lanes are known by their place in the order in which the warp's lanes run.
-struct warp {
-  std::uint32_t ready = 0, arrived = 0, at_barrier = 0;  // a bit for each place
-  int lanes = 0, ended = 0;
-  void const* kind = nullptr;  // of the collective at which lanes have arrived
-  char const* name = nullptr;
-  alignas(16) std::byte given[32 * largest_operand];  // by lane
-  alignas(16) std::byte wanted[32 * largest_operand];
-};
-
-/// What a kernel sees as threadIdx, blockIdx, blockDim and gridDim.
-inline uint3 thread_index{}, block_index{};
-inline dim3 block_extent, grid_extent;
-
-/// Kernel, grid and block as they were launched.
-struct shape_of_launch {
-  void const* kernel = nullptr;
-  dim3 grid, block;
-  std::size_t shared = 0;
-};
-
-/// Runs blocks, one at a time. There is one in the process, used under the emulator's lock.
+/// Runs blocks, one at a time. There is one in the process, used under the
+/// emulator's lock.
 class runner {
  public:
   bool running() const { return running_; }
@@ -61,10 +25,12 @@ class runner {
 
   /// Calls body(argument) in every thread of every block.
   void run(shape_of_launch const& launch, void (*body)(void*), void* argument) {
+    unseen const ours;
     fiber here;
     begin(launch, body, argument, here);
     auto const blocks = std::uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
-    // Shuffled: multiples of a stride that has no factor in common with the number of blocks.
+    // Shuffled: multiples of a stride that has no factor in common with the
+    // number of blocks.
     std::uint64_t stride = 1, first = 0;
     if (order_ == order::shuffled) {
       first = chance_.below(blocks);
@@ -86,9 +52,11 @@ class runner {
   int lane() const { return static_cast<int>(current_ % 32); }
   warp& current_warp() { return warps_[current_ / 32]; }
 
-  /// The current thread's place in the block's barrier; `line` of the caller's file, for those who wait elsewhere.
+  /// The current thread's place in the block's barrier; `line` of the caller's
+  /// file, for those who wait elsewhere.
   void barrier(char const* file, int line) {
     demand("__syncthreads");
+    unseen const mine;
     if (waiting_ == 0) {
       barrier_file_ = file;
       barrier_line_ = line;
@@ -98,11 +66,14 @@ class runner {
     }
     ++waiting_;
     current_warp().at_barrier |= std::uint32_t{1} << position_;
+    auto& turn = turns_[turn_ % 2];
+    publish(&turn);
     wait();
+    observe(&turn);
   }
 
-  /// The current lane has come to a collective; true when it is the last of its warp. The others then run again, and it
-  /// goes on without waiting.
+  /// The current lane has come to a collective; true when it is the last of its
+  /// warp. The others then run again, and it goes on without waiting.
   bool arrive(void const* kind, char const* name) {
     auto& w = current_warp();
     if (w.lanes != 32)
@@ -120,18 +91,20 @@ class runner {
     auto& w = current_warp();
     w.ready |= w.arrived & ~(std::uint32_t{1} << position_);
     w.arrived = 0;
+    ++w.turn;
   }
 
   /// Other threads run until this one may go on.
   void wait() {
-    auto& me = current();
+    auto& mine = *current().stack;
     auto const before = current_;
     if (!choose() || current_ == before)
       return;
     auto& next = current();
     if (next.stack == nullptr)
       next.stack = idle_stack();
-    me.stack->switch_to(*next.stack);
+    auto& other = *next.stack;
+    mine.switch_to(other, next.racer);
   }
 
   /// Fails when no kernel runs.
@@ -164,6 +137,7 @@ class runner {
     body_ = body;
     argument_ = argument;
     host_ = &here;
+    host_racer_ = this_racer();
     grid_extent = launch.grid;
     block_extent = launch.block;
     order_ = settings().threads;
@@ -172,6 +146,9 @@ class runner {
     auto const count = std::size_t{b.x} * b.y * b.z;
     if (threads_.size() < count)
       threads_.resize(count);
+    for (auto& t : threads_)
+      if (finds_races && t.racer == nullptr)
+        t.racer = new_racer();
     count_ = count;
     for (std::size_t i = 0; i < count; ++i)
       threads_[i].at = {static_cast<unsigned>(i % b.x), static_cast<unsigned>(i / b.x % b.y),
@@ -189,15 +166,8 @@ class runner {
   }
 
   void run_block(fiber& here) {
-    if (launch_.shared > 0) {
-      unpoison(shared_, largest_shared);
-      std::memset(shared_, garbage, launch_.shared);
-    }
-    poison(shared_ + launch_.shared, sizeof shared_ - launch_.shared);
-    for (auto& w : warps_) {
-      w.ended = 0;
-      w.ready = 0;
-    }
+    garble_shared();
+    for (auto& w : warps_) w.ready = 0;
     for (std::size_t i = 0; i < count_; ++i) {
       threads_[i].stack = nullptr;
       threads_[i].copies.clear();
@@ -214,7 +184,27 @@ class runner {
     ended_ = waiting_ = 0;
     choose();
     current().stack = idle_stack();
-    here.switch_to(*current().stack);
+    auto& first = *current().stack;
+    publish(boundary(0));
+    here.switch_to(first, current().racer);
+    observe(boundary(1));
+    ++number_;
+    if (launch_.shared > 0)
+      expect_untouched();
+  }
+
+  void garble_shared() {
+    if (launch_.shared != open_) {
+      unpoison(shared_, launch_.shared);
+      poison(shared_ + launch_.shared, sizeof shared_ - launch_.shared);
+      open_ = launch_.shared;
+    }
+    if (launch_.shared > 0) {
+      std::memset(shared_, garbage, launch_.shared);
+      if constexpr (!finds_bad_accesses)
+        std::memset(shared_ + launch_.shared, 0xfd, 64);
+    }
+    garble_static_shared();
   }
 
   void shuffle() {
@@ -229,7 +219,8 @@ class runner {
     for (std::size_t i = lanes_.size(); i > 1; --i) std::swap(lanes_[i - 1], lanes_[chance_.below(i)]);
   }
 
-  /// Makes the next thread that may run the current one; false when all have ended.
+  /// Makes the next thread that may run the current one; false when all have
+  /// ended.
   bool choose() {
     for (;;) {
       auto& w = warps_[sequence_[next_warp_]];
@@ -256,6 +247,7 @@ class runner {
       wrong("the barrier of " + place(barrier_file_, barrier_line_) + " waits for " + std::to_string(ended_) +
             " of " + std::to_string(count_) + " threads, which have ended");
     waiting_ = 0;
+    ++turn_;
     for (auto& w : warps_) w.ready = std::exchange(w.at_barrier, 0);
     next_warp_ = 0;
     shuffle();
@@ -279,19 +271,40 @@ class runner {
   [[noreturn]] void run_threads() {
     fiber& mine = *current().stack;
     for (;;) {
+      observe(boundary(0));
       body_(argument_);
-      ++ended_;
-      ++current_warp().ended;
-      if (!choose()) {
-        idle_.push_back(&mine);
-        mine.switch_to(*host_);
-      } else if (current().stack == nullptr) {
-        current().stack = &mine;
-      } else {
-        idle_.push_back(&mine);
-        mine.switch_to(*current().stack);
-      }
+      publish(boundary(1));
+      auto* const other = next_stack(mine);
+      auto* const racer = other == host_ ? host_racer_ : current().racer;
+      if (other != &mine)
+        mine.switch_to(*other, racer);
+      else
+        go_on_as(racer);
     }
+  }
+  /// What lies before this block, or behind it.
+  void* boundary(std::size_t behind) {
+    unseen const ours;
+    return &boundaries_[(number_ + behind) % 2];
+  }
+  /// A thread has ended on `mine`: where to go on.
+  fiber* next_stack(fiber& mine) {
+    unseen const ours;
+    ++ended_;
+    bool const more = choose();
+    if (more && current().stack == nullptr)
+      return current().stack = &mine;
+    idle_.push_back(&mine);
+    return more ? current().stack : host_;
+  }
+
+  /// Dynamic shared memory ends where the launch said.
+  void expect_untouched() const {
+    if constexpr (!finds_bad_accesses)
+      for (std::size_t i = 0; i < 64; ++i)
+        if (shared_[launch_.shared + i] != std::byte{0xfd})
+          wrong("something has written " + std::to_string(i) + " bytes behind the " +
+                std::to_string(launch_.shared) + " bytes of dynamic shared memory");
   }
 
   bool running_ = false;
@@ -299,6 +312,7 @@ class runner {
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
   fiber* host_ = nullptr;
+  void* host_racer_ = nullptr;
   order order_ = order::forward;
   numbers chance_{1};
 
@@ -311,6 +325,9 @@ class runner {
   unsigned position_ = 0;
   char const* barrier_file_ = nullptr;
   int barrier_line_ = 0;
+  std::size_t number_ = 0, turn_ = 0;        // of blocks and of barriers so far
+  char boundaries_[2] = {}, turns_[2] = {};  // between blocks and at barriers, for finding races
+  std::size_t open_ = sizeof shared_;        // bytes of it that may be touched
   alignas(128) std::byte shared_[largest_shared + 256];
 };
 
@@ -326,9 +343,3 @@ inline void runner::stack_entry() {
 }
 
 }  // namespace emulator
-
-inline uint3 const& threadIdx = emulator::thread_index;
-inline uint3 const& blockIdx = emulator::block_index;
-inline dim3 const& blockDim = emulator::block_extent;
-inline dim3 const& gridDim = emulator::grid_extent;
-inline constexpr int warpSize = 32;

@@ -1,4 +1,5 @@
-// Functions that CUDA has at global scope: mathematics beyond the C library's, bits, reads through the cache, atomics.
+// Functions that CUDA has at global scope: mathematics beyond the C library's,
+// bits, reads through the cache, atomics.
 #pragma once
 #include "types.hpp"
 #include <bit>
@@ -185,40 +186,47 @@ void __stcg(T* p, T v) {
   *p = v;
 }
 
+// Threads change over only where they wait: plain reads and writes are atomic.
+// All give what was there before.
 namespace emulator {
 template <class T>
 concept atomic_integer =
     std::same_as<T, int> || std::same_as<T, unsigned> || std::same_as<T, unsigned long long>;
 template <class T>
 concept atomic_number = atomic_integer<T> || std::same_as<T, float> || std::same_as<T, double>;
+
+template <class T, class F>
+T replace(T* p, F const& f) {
+  unseen const not_a_race;
+  return std::exchange(*p, static_cast<T>(f(*p)));
+}
 }  // namespace emulator
 
-// Threads change over only where they wait: plain reads and writes are atomic. All give what was there before.
 template <emulator::atomic_number T>
 T atomicExch(T* p, std::type_identity_t<T> v) {
-  return std::exchange(*p, v);
+  return emulator::replace(p, [v](T) { return v; });
 }
 template <emulator::atomic_number T>
 T atomicAdd(T* p, std::type_identity_t<T> v) {
-  return std::exchange(*p, static_cast<T>(*p + v));
+  return emulator::replace(p, [v](T old) { return old + v; });
 }
 template <emulator::atomic_integer T>
 T atomicMax(T* p, std::type_identity_t<T> v) {
-  return std::exchange(*p, *p < v ? v : *p);
+  return emulator::replace(p, [v](T old) { return old < v ? v : old; });
 }
 template <emulator::atomic_integer T>
 T atomicMin(T* p, std::type_identity_t<T> v) {
-  return std::exchange(*p, v < *p ? v : *p);
+  return emulator::replace(p, [v](T old) { return v < old ? v : old; });
 }
 template <emulator::atomic_integer T>
 T atomicOr(T* p, std::type_identity_t<T> v) {
-  return std::exchange(*p, *p | v);
+  return emulator::replace(p, [v](T old) { return old | v; });
 }
 template <emulator::atomic_integer T>
 T atomicAnd(T* p, std::type_identity_t<T> v) {
-  return std::exchange(*p, *p & v);
+  return emulator::replace(p, [v](T old) { return old & v; });
 }
 template <emulator::atomic_integer T>
 T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
-  return std::exchange(*p, *p == expected ? v : *p);
+  return emulator::replace(p, [expected, v](T old) { return old == expected ? v : old; });
 }

@@ -1,6 +1,8 @@
-// CUDA's words and plain types: qualifiers, vectors, error numbers, kinds of copies, properties of a device.
-// Names and numbers are those of CUDA 13.0; only what Yoke and its tests use is here.
+// CUDA's words and plain types: qualifiers, vectors, error numbers, kinds of
+// copies, properties of a device. Names and numbers are those of CUDA 13.0;
+// only what Yoke and its tests use is here.
 #pragma once
+#include "sanitizers.hpp"
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -20,8 +22,16 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
-// One block runs at a time in the whole process, so its shared memory is a variable that all of its threads see.
+// One block runs at a time in the whole process, so its shared memory is a
+// variable that all of its threads see. With clang these variables lie
+// together, so that each block finds garbage in them; AddressSanitizer prefers
+// them apart.
+#if defined(__clang__) && !defined(YOKE_EMULATOR_ASAN)
+#define YOKE_EMULATOR_SHARED_SECTION
+#define __shared__ static __attribute__((section("yoke_shared")))
+#else
 #define __shared__ static
+#endif
 #define __constant__ static
 
 struct uint3 {
@@ -157,13 +167,17 @@ inline char const* cudaGetErrorString(cudaError_t e) {
     case cudaErrorStreamCaptureIsolation:
       return "dependency created on uncaptured work in another stream";
     case cudaErrorStreamCaptureImplicit:
-      return "operation would make the legacy stream depend on a capturing blocking stream";
+      return "operation would make the legacy stream depend on a capturing "
+             "blocking stream";
     case cudaErrorCapturedEvent:
-      return "operation not permitted on an event last recorded in a capturing stream";
+      return "operation not permitted on an event last recorded in a capturing "
+             "stream";
     case cudaErrorStreamCaptureWrongThread:
-      return "attempt to terminate a thread-local capture sequence from another thread";
+      return "attempt to terminate a thread-local capture sequence from another "
+             "thread";
     case cudaErrorGraphExecUpdateFailure:
-      return "the graph update was not performed because it included changes which violated constraints "
+      return "the graph update was not performed because it included changes "
+             "which violated constraints "
              "specific to instantiated graph update";
     case cudaErrorUnknown:
       break;

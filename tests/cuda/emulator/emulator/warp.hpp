@@ -9,25 +9,34 @@ namespace emulator {
 template <class In, class Out>
 inline char collective_kind = 0;
 
-/// Every lane of the warp brings `in` and gets an Out: when the last has come, form(in, out) sets the 32 results, by lane,
-/// from the 32 operands, then all go on. Lanes that are elsewhere meanwhile, or in another collective, end the program.
+/// Every lane of the warp brings `in` and gets an Out: when the last has come,
+/// form(in, out) sets the 32 results, by lane, from the 32 operands, then all
+/// go on. Lanes that are elsewhere meanwhile, or in another collective, end the
+/// program. With `orders`, what lanes did to memory before it comes before what
+/// they do after it.
 template <class Out, class In, class Form>
-Out warp_collective(char const* name, In const& in, Form const& form) {
+Out warp_collective(char const* name, In const& in, Form const& form, bool orders = false) {
   static_assert(sizeof(In) <= largest_operand && sizeof(Out) <= largest_operand && alignof(In) <= 16 &&
                 alignof(Out) <= 16 && std::is_trivially_copyable_v<In> && std::is_trivially_copyable_v<Out>);
   auto& r = blocks();
   r.demand(name);
+  unseen const ours;
   auto& w = r.current_warp();
   auto const lane = static_cast<std::size_t>(r.lane());
   auto* const operands = reinterpret_cast<In*>(w.given);
   auto* const results = reinterpret_cast<Out*>(w.wanted);
   std::memcpy(operands + lane, &in, sizeof in);
+  auto& turn = w.turns[w.turn % 2];
+  if (orders)
+    publish(&turn);
   if (r.arrive(&collective_kind<In, Out>, name)) {
     form(static_cast<In const*>(operands), results);
     r.release();
   } else {
     r.wait();
   }
+  if (orders)
+    observe(&turn);
   return results[lane];
 }
 
@@ -48,19 +57,21 @@ T shuffle(char const* name, unsigned mask, T value, int from) {
     for (int l = 0; l < 32; ++l) out[l] = in[in[l].from].value;
   });
 }
-/// The lane at `to` when the warp is cut into pieces of `width`; itself when that is in another piece.
+/// The lane at `to` when the warp is cut into pieces of `width`; itself when
+/// that is in another piece.
 inline int within(int lane, int to, int width) {
   auto const first = lane - lane % width;
   return to >= first && to < first + width ? to : lane;
 }
 
-inline unsigned vote(char const* name, unsigned mask, bool mine) {
+inline unsigned vote(char const* name, unsigned mask, bool mine, bool orders = false) {
   expect_whole_warp(mask, name);
-  return warp_collective<unsigned>(name, mine, [](bool const* in, unsigned* out) {
+  auto const form = [](bool const* in, unsigned* out) {
     unsigned bits = 0;
     for (int l = 0; l < 32; ++l) bits |= unsigned{in[l]} << l;
     for (int l = 0; l < 32; ++l) out[l] = bits;
-  });
+  };
+  return warp_collective<unsigned>(name, mine, form, orders);
 }
 
 }  // namespace emulator
@@ -69,7 +80,7 @@ inline void __syncthreads(char const* file = __builtin_FILE(), int line = __buil
   emulator::blocks().barrier(file, line);
 }
 inline void __syncwarp(unsigned mask = emulator::whole_warp) {
-  emulator::vote("__syncwarp", mask, true);
+  emulator::vote("__syncwarp", mask, true, true);
 }
 
 template <class T>
@@ -79,7 +90,8 @@ T __shfl_sync(unsigned mask, T value, int lane, int width = 32) {
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
-  // As the instruction has it, a lane may read from an earlier piece but not from a later one.
+  // As the instruction has it, a lane may read from an earlier piece but not
+  // from a later one.
   auto const mine = emulator::blocks().lane();
   auto const to = mine ^ bits;
   return emulator::shuffle("__shfl_xor_sync", mask, value, to < mine - mine % width + width ? to & 31 : mine);

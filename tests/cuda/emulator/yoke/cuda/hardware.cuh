@@ -1,5 +1,6 @@
-// The emulator's words for the card's instructions: asynchronous copies and products on the tensor cores, lane by lane
-// as PTX describes them. It stands before Yoke's header of the same name on the search path.
+// The emulator's words for the card's instructions: asynchronous copies and
+// products on the tensor cores, lane by lane as PTX describes them. It stands
+// before Yoke's header of the same name on the search path.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -54,22 +55,23 @@ namespace emulated {
 struct four_words {
   std::uint32_t at[4];
 };
-/// Element (row, column) of matrix m, of which lane 8 m + row has the row's address.
-inline std::uint32_t element(void const* const* rows, int m, int row, int column) {
-  std::uint16_t v;
-  std::memcpy(&v, static_cast<char const*>(rows[8 * m + row]) + 2 * column, 2);
-  return v;
-}
+struct row {
+  std::uint16_t at[8];
+};
 inline void load(char const* name, bool transposed, std::uint32_t (&to)[4], void const* shared) {
+  emulator::blocks().demand(name);
   if (reinterpret_cast<std::uintptr_t>(shared) % 16 != 0)
     emulator::blocks().wrong(std::string(name) + " from memory that is not aligned to 16 bytes");
+  row mine;  // of matrix lane / 8
+  std::memcpy(&mine, shared, sizeof mine);
   auto const got =
-      emulator::warp_collective<four_words>(name, shared, [transposed](auto const* rows, four_words* out) {
+      emulator::warp_collective<four_words>(name, mine, [transposed](row const* rows, four_words* out) {
         for (int lane = 0; lane < 32; ++lane)
           for (int m = 0; m < 4; ++m) {
+            auto const* const matrix = rows + 8 * m;
             int const i = lane / 4, j = 2 * (lane % 4);
-            auto const first = transposed ? element(rows, m, j, i) : element(rows, m, i, j);
-            auto const second = transposed ? element(rows, m, j + 1, i) : element(rows, m, i, j + 1);
+            std::uint32_t const first = transposed ? matrix[j].at[i] : matrix[i].at[j];
+            std::uint32_t const second = transposed ? matrix[j + 1].at[i] : matrix[i].at[j + 1];
             out[lane].at[m] = first | second << 16;
           }
       });
