@@ -1,6 +1,5 @@
-// NCCL among threads of one process, emulated on the emulator's streams: the
-// part of it that Yoke uses, with NCCL 2.28's names and numbers. See
-// emulator/clique.hpp for what it checks and how a test disturbs it.
+// NCCL among threads of one process, emulated on the emulator's streams: the part of it that Yoke uses, with NCCL 2.28's
+// names and numbers. See emulator/clique.hpp for what it checks and how a test disturbs it.
 #pragma once
 #include "cuda_runtime.h"
 #include "emulator/clique.hpp"
@@ -116,8 +115,7 @@ inline ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqu
   return ncclInProgress;
 }
 
-/// What takes its time goes on a little here, as NCCL's own thread would have
-/// it do.
+/// What takes its time goes on a little here, as NCCL's own thread would have it do.
 inline ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
   emulator::guard const held{emulator::cards().lock};
   *state = emulated_nccl::alive(comm, "ncclCommGetAsyncError").progress();

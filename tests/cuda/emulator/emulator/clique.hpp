@@ -1,8 +1,6 @@
-// Ranks that are threads of this process, and what they ask NCCL for. A
-// collective pends in its stream until all ranks' streams have come to theirs;
-// one that a rank never calls, or calls with other arguments, pends until it is
-// aborted. What is forbidden ends the program with a sentence: memory that is
-// not the card's, a communicator used after its end.
+// Ranks that are threads of this process, and what they ask NCCL for. A collective pends in its stream until all ranks'
+// streams have come to theirs; one that a rank never calls, or calls with other arguments, pends until it is aborted.
+// What is forbidden ends the program with a sentence: memory that is not the card's, a communicator used after its end.
 #pragma once
 #include "streams.hpp"
 #include <cstring>
@@ -104,6 +102,7 @@ struct clique {
   struct round {
     std::map<int, request> calls;
     bool complete = false, differs = false;
+    int done = 0;
   };
 
   int size;
@@ -185,7 +184,10 @@ struct member {
         round.complete = true;
       }
     }
-    return round.complete;
+    auto const complete = round.complete;
+    if (complete && ++round.done == group->size)
+      group->rounds.erase(number);
+    return complete;
   }
 };
 
@@ -194,8 +196,7 @@ inline std::vector<std::weak_ptr<member>>& members() {
   return all;
 }
 
-/// From now on, NCCL reports an error on this rank's communicators that are in
-/// use.
+/// From now on, NCCL reports an error on this rank's communicators that are in use.
 inline void inject(int rank, ncclResult_t error) {
   emulator::guard const held{emulator::cards().lock};
   for (auto const& m : members())
@@ -214,8 +215,7 @@ struct mail {
   bool posted = false, differs = false;
 };
 
-/// A step of an exchange; true when all that was sent is taken and all that is
-/// awaited has come.
+/// A step of an exchange; true when all that was sent is taken and all that is awaited has come.
 inline bool deliver(member& self, mail& m) {
   auto& letters = self.group->letters;
   if (!std::exchange(m.posted, true))
@@ -254,15 +254,14 @@ inline group_of_calls& current_group() {
   return g;
 }
 
-/// NCCL takes up the calls some time after they return. What is aborted ends
-/// without having been done.
+/// NCCL takes up the calls some time after they return. What is aborted ends without having been done.
 inline ncclResult_t launch(group_of_calls const& group) {
   std::map<std::pair<std::shared_ptr<member>, cudaStream_t>, std::shared_ptr<mail>> exchanges;
   auto const later = [](std::shared_ptr<member> const& self, cudaStream_t stream, auto step) {
     ++self->under_way;
     self->starting.push_back([keep = std::weak_ptr{self}, stream, step] {
       emulator::enqueue(stream, [self = keep.lock(), step] {
-        auto const through = self->aborted || step(*self);
+        auto const through = self->aborted || (self->broken == ncclSuccess && step(*self));
         self->under_way -= through ? 1 : 0;
         return through;
       });
