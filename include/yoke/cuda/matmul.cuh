@@ -50,7 +50,8 @@ operand as_operand(view<X, 2> v, yoke::transpose t = yoke::transpose::no) {
           alignment_of(v.data, v.extent(1) * static_cast<extent_t>(sizeof(X)))};
 }
 
-/// d = or += op(a) op(b) + bias, where bias (columns of d) may be null and is as bias_for_product has it. No extent is 0.
+/// d = or += op(a) op(b) + bias, where bias (columns of d) may be null and is as bias_for_product has it. No extent
+/// is 0.
 template <class T, class X, class Y>
 void multiply(context<T>& c, transpose ta, transpose tb, view<X const, 2> a, view<X const, 2> b,
               Y const* bias, view<Y, 2> d, bool accumulate) {
