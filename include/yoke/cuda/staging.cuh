@@ -21,6 +21,15 @@ std::size_t staged_bytes(view<T, R> v) {
   return (static_cast<std::size_t>(v.size()) * sizeof(T) + alignment - 1) / alignment * alignment;
 }
 
+template <class T, int R>
+bool lies_on_card(view<T, R> v) {
+  return v.size() > 0 && in_device_memory(v.data);
+}
+template <class T, int R>
+bool lies_on_host(view<T, R> v) {
+  return v.size() > 0 && !in_device_memory(v.data);
+}
+
 inline void copy_in_order(device& d, void* to, void const* from, std::size_t bytes, cudaMemcpyKind way) {
   check(cudaMemcpyAsync(to, from, bytes, way, d.stream()), "copy of a tensor that ranks exchange");
 }
@@ -28,7 +37,9 @@ inline void copy_in_order(device& d, void* to, void const* from, std::size_t byt
 /// The tensors of one collective as the host has them: those in device memory have copies in pinned memory.
 class on_host {
  public:
-  on_host(device& d, pinned_block& memory, std::size_t bytes) : device_{d}, memory_{memory} {
+  template <class... V>
+  on_host(device& d, pinned_block& memory, V... tensors) : device_{d}, memory_{memory} {
+    auto const bytes = ((lies_on_card(tensors) ? staged_bytes(tensors) : 0) + ...);
     if (memory.size() >= bytes)
       return;
     d.wait();  // the card may still read what goes now
@@ -47,7 +58,7 @@ class on_host {
   /// As much room as the tensor takes, to be written after wait().
   template <class T, int R>
   view<T, 1> room(view<T, R> v) {
-    if (v.size() == 0 || !in_device_memory(v.data))
+    if (!lies_on_card(v))
       return as_flat(v);
     auto* const p = reinterpret_cast<T*>(memory_.data() + taken_);
     taken_ += staged_bytes(v);
@@ -85,7 +96,9 @@ struct card_staging {
 /// way of pinned memory, because one from or to other memory may wait, unwatched, for all that the stream has been given.
 class on_card {
  public:
-  on_card(device& d, card_staging& memory, std::size_t bytes) : device_{d}, memory_{memory} {
+  template <class... V>
+  on_card(device& d, card_staging& memory, V... tensors) : device_{d}, memory_{memory} {
+    auto const bytes = ((lies_on_host(tensors) ? staged_bytes(tensors) : 0) + ...);
     if (memory.host.size() >= bytes)
       return;
     memory.card = block{d.stream(), bytes, "tensors of the host that ranks exchange"};
@@ -106,7 +119,7 @@ class on_card {
   }
   template <class T, int R>
   view<T, 1> room(view<T, R> v) {
-    if (v.size() == 0 || in_device_memory(v.data))
+    if (!lies_on_host(v))
       return as_flat(v);
     auto* const p = reinterpret_cast<T*>(memory_.card.data() + taken_);
     taken_ += staged_bytes(v);

@@ -29,7 +29,7 @@ class through_host {
   /// What the collectives below work with: the tensors as the host has them.
   template <class... V>
   detail::on_host stage(V... tensors) {
-    return {*device_, memory_, (detail::staged_bytes(tensors) + ...)};
+    return {*device_, memory_, tensors...};
   }
 
  private:

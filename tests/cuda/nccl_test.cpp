@@ -1,0 +1,366 @@
+// Collectives by NCCL: on a real card for one rank; for several, and for what goes wrong among them, in the emulator.
+#include <yoke/cuda/nccl.cuh>
+
+#include "cuda/ranks.hpp"
+#include "parallel/processes.hpp"
+
+using namespace yoke;
+using namespace std::chrono_literals;
+using Catch::Matchers::ContainsSubstring;
+using Catch::Matchers::StartsWith;
+using collectives::failures;
+using collectives::flat;
+using collectives::on_host;
+using ranks::on_card;
+
+namespace {
+
+#ifdef YOKE_EMULATED_NCCL
+constexpr bool emulated = true;
+void break_rank(int rank) {
+  emulated_nccl::inject(rank, ncclRemoteError);
+}
+emulated_nccl::counts seen() {
+  return emulated_nccl::look();
+}
+/// The context's stream has work for so long.
+void occupy(cuda::context<float>& c, std::chrono::milliseconds time) {
+  auto const until = std::chrono::steady_clock::now() + time;
+  emulator::enqueue(c.stream(), [until] { return std::chrono::steady_clock::now() > until; });
+}
+#else
+constexpr bool emulated = false;
+struct counts {
+  int aborted = 0, destroyed = 0, mismatches = 0;
+};
+void break_rank(int) {}
+counts seen() {
+  return {};
+}
+void occupy(cuda::context<float>&, std::chrono::milliseconds) {}
+#endif
+
+void needs_emulator() {
+  if (!emulated)
+    SKIP("several ranks on one card: only in the emulator");
+}
+
+std::size_t memory_left() {
+  std::size_t left = 0, all = 0;
+  cudaDeviceSynchronize();  // what is to be freed is
+  cudaMemGetInfo(&left, &all);
+  return left;
+}
+
+/// Runs function(context, ranks) on each of n ranks, as threads, and returns the sentence of each one's parallel::error;
+/// "returned" for those that have none.
+template <class F>
+std::vector<std::string> on(int n, std::chrono::milliseconds timeout, F const& function) {
+  auto const port = processes::free_port();
+  std::vector<std::string> said(static_cast<std::size_t>(n));
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < n; ++rank)
+    threads.emplace_back([&, rank] {
+      auto& sentence = said[static_cast<std::size_t>(rank)];
+      try {
+        auto context = ranks::small_context();
+        parallel::rendezvous meeting{processes::local(rank, n, port), {.timeout = 10s}};
+        cuda::nccl c{context, meeting, {.timeout = timeout}};
+        function(context, c);
+        sentence = "returned";
+      } catch (parallel::error const& e) {
+        sentence = e.what();
+      } catch (std::exception const& e) {
+        sentence = std::string("not a parallel::error: ") + e.what();
+      }
+    });
+  for (auto& t : threads) t.join();
+  return said;
+}
+
+/// What every call says, now that a first one has failed.
+template <class C>
+std::string said_again(cuda::context<float>& context, C& c, failures& wrong, std::string const& first) {
+  auto const same = [&](auto const& call) {
+    try {
+      call();
+      wrong.unless(false, "a call after a failure");
+    } catch (parallel::error const& e) {
+      wrong.unless(e.what() == first, std::string("another sentence: ") + e.what());
+    }
+  };
+  auto buffer = cuda::buffer<float>{context, 1};
+  float one = 1;
+  same([&] { all_reduce(c, buffer.view()); });
+  same([&] { all_reduce(c, view<float, 1>{&one, {{1}}}); });
+  same([&] { barrier(c); });
+  same([&] { exchange(c, 0, buffer.view(), 0, buffer.view()); });
+  return first;
+}
+
+/// Waits for the stream, or for a collective of tensors of the host, whichever is wanted, until it fails.
+template <class C>
+void wait_in_vain(cuda::context<float>& context, C& c, bool device, failures& wrong) {
+  auto const since = std::chrono::steady_clock::now();
+  auto buffer = cuda::buffer<float>{context, 5};
+  std::vector<float> five(5);
+  try {
+    if (device) {
+      all_reduce(c, buffer.view());
+      context.wait();
+    } else {
+      all_reduce(c, flat(five));
+    }
+    wrong.unless(false, "a sum without a rank");
+  } catch (parallel::error const& e) {
+    wrong.unless(std::chrono::steady_clock::now() - since < 3s, "nobody waits long");
+    said_again(context, c, wrong, e.what());
+    throw;
+  }
+}
+
+}  // namespace
+
+TEST_CASE("nccl: one rank alone", "[cuda][parallel][nccl]") {
+  auto context = ranks::small_context();
+  parallel::rendezvous meeting{parallel::launch_environment{}};
+  cuda::nccl c{context, meeting};
+  CHECK(c.rank() == 0);
+  CHECK(c.size() == 1);
+  failures wrong;
+  on_card const card{context};
+  on_host const host;
+  for (auto const elements : {0, 1, 7, 1000}) {
+    auto const n = static_cast<std::size_t>(elements);
+    collectives::hold<float>(c, n, card, card, wrong);
+    collectives::hold<double>(c, n, card, card, wrong);
+    collectives::hold<float>(c, n, host, host, wrong);
+    collectives::hold<double>(c, n, host, card, wrong);
+    collectives::hold<float>(c, n, card, host, wrong);
+  }
+  ranks::copies_hold(context, c, wrong);
+  ranks::order_holds(context, c, wrong);
+  CHECK(wrong.what == std::vector<std::string>{});
+
+  auto four = card(std::vector<float>(4));
+  auto five = card(std::vector<float>(5));
+  CHECK_THROWS_AS(all_gather(c, four.view(), five.view()), precondition_error);
+  CHECK_THROWS_AS(reduce_scatter(c, four.view(), five.view()), precondition_error);
+  CHECK_THROWS_AS(broadcast(c, four.view(), 1), precondition_error);
+  CHECK_THROWS_AS(exchange(c, 0, four.view(), 1, four.view()), precondition_error);
+  CHECK_THROWS_AS(exchange(c, 0, four.view(), 0, five.view()), precondition_error);
+  CHECK_THROWS_AS((cuda::nccl{context, meeting, {.timeout = 0ms}}), precondition_error);
+}
+
+TEMPLATE_TEST_CASE("nccl: collectives do what they promise", "[cuda][parallel][nccl]", float, double) {
+  using T = TestType;
+  needs_emulator();
+  auto const n = GENERATE(2, 3);
+  auto const elements = GENERATE(std::size_t{0}, std::size_t{1}, std::size_t{7}, std::size_t{1000});
+  auto const before = seen();
+  failures wrong;
+  auto const said = on(n, 10s, [&](auto& context, auto& c) {
+    wrong.unless(c.size() == n && c.rank() >= 0 && c.rank() < n, "rank of size");
+    on_card const card{context};
+    on_host const host;
+    collectives::hold<T>(c, elements, card, card, wrong);
+    collectives::hold<T>(c, elements, host, host, wrong);
+    collectives::hold<T>(c, elements, host, card, wrong);
+    collectives::hold<T>(c, elements, card, host, wrong);
+    ranks::copies_hold(context, c, wrong);
+    ranks::order_holds(context, c, wrong);
+  });
+  CHECK(said == std::vector<std::string>(said.size(), "returned"));
+  CHECK(wrong.what == std::vector<std::string>{});
+  CHECK(seen().destroyed - before.destroyed == n);
+  CHECK(seen().aborted == before.aborted);
+}
+
+TEST_CASE("nccl: many collectives without a wait", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  failures wrong;
+  auto const said = on(2, 10s, [&](auto& context, auto& c) {
+    auto buffer = on_card{context}(std::vector<double>{1, 2});
+    for (int i = 0; i < 200; ++i) all_reduce(c, buffer.view(), parallel::reduction::maximum);
+    all_reduce(c, buffer.view());
+    wrong.unless(buffer.back() == std::vector<double>{2, 4}, "the last sum");
+    all_reduce(c, buffer.view());  // still under way when the communicator ends
+  });
+  CHECK(said == std::vector<std::string>(2, "returned"));
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
+TEST_CASE("nccl: a rank that fails stops the others", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const device = GENERATE(true, false);
+  auto const bad = GENERATE(0, 1, 2);
+  auto const before = seen();
+  failures wrong;
+  auto const said = on(3, 20s, [&](auto& context, auto& c) {
+    barrier(c);
+    if (c.rank() == bad)
+      throw std::out_of_range("the disk is full");
+    wait_in_vain(context, c, device, wrong);
+  });
+  for (int r = 0; r < 3; ++r)
+    CHECK(said[static_cast<std::size_t>(r)] ==
+          (r == bad ? "not a parallel::error: the disk is full"
+                    : "rank " + std::to_string(bad) + " is gone: it left with an exception"));
+  CHECK(wrong.what == std::vector<std::string>{});
+  CHECK(seen().aborted - before.aborted == 3);
+}
+
+TEST_CASE("nccl: a rank that returns too early ends the others at the deadline", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const device = GENERATE(true, false);
+  auto const bad = GENERATE(0, 2);
+  auto const before = seen();
+  failures wrong;
+  auto const said = on(3, 300ms, [&](auto& context, auto& c) {
+    barrier(c);
+    if (c.rank() != bad)
+      wait_in_vain(context, c, device, wrong);
+  });
+  for (int r = 0; r < 3; ++r)
+    if (r == bad)
+      CHECK(said[static_cast<std::size_t>(r)] == "returned");
+    else
+      CHECK_THAT(said[static_cast<std::size_t>(r)],
+                 ContainsSubstring(
+                     "has waited 0.3 s in all_reduce of 5 elements of 4 bytes, its collective number 2: "
+                     "a rank does not come, or calls something else"));
+  CHECK(wrong.what == std::vector<std::string>{});
+  CHECK(seen().aborted - before.aborted == 2);
+  CHECK(seen().destroyed - before.destroyed == 1);
+}
+
+TEST_CASE("nccl: an error that NCCL finds on one rank ends all", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const bad = GENERATE(0, 1, 2);
+  auto const before = seen();
+  failures wrong;
+  auto const said = on(3, 20s, [&](auto& context, auto& c) {
+    barrier(c);
+    if (c.rank() == bad) {
+      auto buffer = cuda::buffer<float>{context, 5};
+      occupy(context, 50ms);
+      all_reduce(c, buffer.view());
+      break_rank(bad);
+      context.wait();
+    } else {
+      wait_in_vain(context, c, true, wrong);
+    }
+  });
+  auto const own =
+      "rank " + std::to_string(bad) +
+      " of 3: all_reduce of 5 elements of 4 bytes: NCCL says remote process exited or there was a network "
+      "error (emulated)";
+  for (int r = 0; r < 3; ++r)
+    CHECK(said[static_cast<std::size_t>(r)] ==
+          (r == bad ? own : "rank " + std::to_string(bad) + " is gone: " + own));
+  CHECK(wrong.what == std::vector<std::string>{});
+  CHECK(seen().aborted - before.aborted == 3);
+}
+
+TEST_CASE("nccl: an error that follows from a peer's end is told as that", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  failures wrong;
+  auto const said = on(2, 20s, [&](auto& context, auto& c) {
+    barrier(c);
+    if (c.rank() == 1) {
+      break_rank(0);  // rank 0 sees that before it hears why
+      std::this_thread::sleep_for(50ms);
+      throw std::out_of_range("the disk is full");
+    }
+    wait_in_vain(context, c, true, wrong);
+  });
+  CHECK(said[0] == "rank 1 is gone: it left with an exception");
+}
+
+TEST_CASE("nccl: ranks that disagree end at the deadline", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const about =
+      GENERATE(std::string("size"), std::string("call"), std::string("reduction"), std::string("peer"));
+  auto const before = seen();
+  auto const said = on(2, 300ms, [&](auto& context, auto& c) {
+    auto a = cuda::buffer<float>{context, 8}, b = cuda::buffer<float>{context, 8};
+    auto const odd = c.rank() == 1;
+    auto const part = view<float, 1>{a.view().data, {{odd ? 3 : 4}}};
+    if (about == "size")
+      all_reduce(c, part);
+    else if (about == "call" && odd)
+      broadcast(c, part, 0);
+    else if (about == "call")
+      all_reduce(c, part);
+    else if (about == "reduction")
+      all_reduce(c, a.view(), odd ? parallel::reduction::maximum : parallel::reduction::sum);
+    else
+      exchange(c, 0, a.view(), odd ? 0 : 1, b.view());  // nobody sends to rank 1
+    context.wait();
+  });
+  auto const rule = about == "peer" ? 1u : 0u;  // rank 0 has all that it waits for
+  for (std::size_t r = rule; r < 2; ++r)
+    CHECK_THAT(said[r], ContainsSubstring("has waited 0.3 s in ") &&
+                            ContainsSubstring("a rank does not come, or calls"));
+  if (about != "peer")
+    CHECK(seen().mismatches - before.mismatches == 1);
+}
+
+TEST_CASE("nccl: time that the stream takes before a collective is not counted", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  failures wrong;
+  auto const said = on(2, 200ms, [&](auto& context, auto& c) {
+    auto buffer = on_card{context}(std::vector<float>{1});
+    occupy(context, 600ms);
+    all_reduce(c, buffer.view());
+    wrong.unless(buffer.back() == std::vector<float>{2}, "the sum");
+  });
+  CHECK(said == std::vector<std::string>(2, "returned"));
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
+TEST_CASE("nccl: a rank that does not come to the start is not waited for longer than the deadline",
+          "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const port = processes::free_port();
+  std::thread other{[&] {
+    parallel::rendezvous meeting{processes::local(1, 2, port), {.timeout = 10s}};
+    std::this_thread::sleep_for(1s);
+  }};
+  {
+    auto context = ranks::small_context();
+    parallel::rendezvous meeting{processes::local(0, 2, port), {.timeout = 10s}};
+    CHECK_THROWS_WITH((cuda::nccl{context, meeting, {.timeout = 200ms}}),
+                      "rank 0 has waited 0.2 s for NCCL to take up the start of NCCL");
+    CHECK_NOTHROW(context.wait());  // nobody watches any more
+  }
+  other.join();
+}
+
+TEST_CASE("nccl: tensors of the card take part where they lie", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto context = ranks::small_context();
+  parallel::rendezvous meeting{parallel::launch_environment{}};
+  cuda::nccl c{context, meeting};
+  cuda::buffer<float> a{context, 1000}, b{context, 1000};
+  auto const left = memory_left();
+  all_gather(c, a.view(), b.view());
+  all_reduce(c, b.view());
+  CHECK(memory_left() == left);
+  barrier(c);  // one number of the host
+  CHECK(memory_left() == left - 256);
+}
+
+TEST_CASE("nccl: collectives are not captured in a graph", "[cuda][parallel][nccl]") {
+  auto context = ranks::small_context();
+  parallel::rendezvous meeting{parallel::launch_environment{}};
+  cuda::nccl c{context, meeting};
+  auto buffer = cuda::buffer<float>{context, 5};
+  cudaGraph_t graph = nullptr;
+  REQUIRE(cudaStreamBeginCapture(context.stream(), cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  CHECK_THROWS_AS(all_reduce(c, buffer.view()), precondition_error);
+  REQUIRE(cudaStreamEndCapture(context.stream(), &graph) == cudaSuccess);
+  cudaGraphDestroy(graph);
+  all_reduce(c, buffer.view());
+  context.wait();
+}
