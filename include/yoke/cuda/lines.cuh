@@ -5,6 +5,7 @@
 #include <yoke/cuda/numeric.cuh>
 #include <yoke/cuda/reduce.cuh>
 
+#include <algorithm>
 #include <cstdint>
 
 namespace yoke::cuda::detail {
