@@ -1,6 +1,5 @@
-// The part of cublasLt that multiplies matrices, emulated and strict: what the
-// library does not promise is refused, and so is what contradicts what the
-// heuristic was told.
+// The part of cublasLt that multiplies matrices, emulated and strict: what the library does not promise is refused,
+// and so is what contradicts what the heuristic was told.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -80,8 +79,7 @@ struct cublasLtMatmulPreferenceOpaque_t {
 };
 using cublasLtMatmulPreference_t = cublasLtMatmulPreferenceOpaque_t*;
 struct cublasLtMatmulAlgo_t {
-  std::uint64_t data[8];  // alignments of A, B, C, D and of the bias; bytes of
-                          // work space; that it is one
+  std::uint64_t data[8];  // alignments of A, B, C, D and of the bias; bytes of work space; that it is one
 };
 struct cublasLtMatmulHeuristicResult_t {
   cublasLtMatmulAlgo_t algo;
@@ -250,8 +248,7 @@ inline cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPrefere
   return CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
-/// One algorithm, which wants 4096 bytes of work space where it may have so
-/// much.
+/// One algorithm, which wants 4096 bytes of work space where it may have so much.
 inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t o,
                                                      cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                                      cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,

@@ -1,5 +1,5 @@
-// CUDA's runtime and what kernels are written in, emulated on the CPU: see
-// README.md. It stands before the real header on the search path.
+// CUDA's runtime and what kernels are written in, emulated on the CPU: see README.md. It stands before the real
+// header on the search path.
 #pragma once
 #include "emulator/api_device.hpp"
 #include "emulator/api_graphs.hpp"

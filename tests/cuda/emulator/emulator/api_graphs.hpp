@@ -1,5 +1,5 @@
-// The runtime's functions on captures of streams and the graphs that come of
-// them.
+// The runtime's functions on captures of streams and the
+// graphs that come of them.
 #pragma once
 #include "api_streams.hpp"
 #include <optional>
@@ -29,8 +29,7 @@ struct cudaGraphExecUpdateResultInfo {
 
 namespace emulator {
 
-/// The nodes of a graph one after the other; as an operation of a stream it may
-/// stop at a node that says "not yet".
+/// The nodes of a graph one after the other; as an operation of a stream it may stop at a node that says "not yet".
 class replay {
  public:
   explicit replay(std::shared_ptr<std::vector<operation> const> nodes) : nodes_{std::move(nodes)} {}
@@ -110,8 +109,7 @@ inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t grap
   *ready = new CUgraphExec_st{graph->nodes};
   return cudaSuccess;
 }
-/// The new arguments take the place of the old where the graphs have the same
-/// number and kinds of nodes.
+/// The new arguments take the place of the old where the graphs have the same number and kinds of nodes.
 inline cudaError_t cudaGraphExecUpdate(cudaGraphExec_t ready, cudaGraph_t graph,
                                        cudaGraphExecUpdateResultInfo* info) {
   using namespace emulator;

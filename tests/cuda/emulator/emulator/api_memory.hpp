@@ -1,5 +1,5 @@
-// The runtime's functions on memory: allocation, copies, fills, what a pointer
-// points to.
+// The runtime's functions on memory: allocation, copies,
+// fills, what a pointer points to.
 #pragma once
 #include "api_streams.hpp"
 
@@ -40,9 +40,8 @@ inline bool fits(cudaMemcpyKind how, place to, place from) {
   return false;
 }
 
-/// Queues a copy. Pageable memory is read at once, and has been written when
-/// the call returns; pinned memory is read or written when the stream comes to
-/// it.
+/// Queues a copy. Pageable memory is read at once, and has been written when the call returns; pinned memory is
+/// read or written when the stream comes to it.
 inline cudaError_t copy(guard& held, void* to, void const* from, std::size_t bytes, cudaMemcpyKind how,
                         std::shared_ptr<queue> const& q) {
   if (bytes == 0)
@@ -96,8 +95,7 @@ inline cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t s) 
     return result(cudaErrorInvalidValue);
   *p = nullptr;
   auto const q = queue_of(s);
-  if (q->capture != nullptr)  // CUDA would put the allocation into the graph;
-                              // Yoke never wants that
+  if (q->capture != nullptr)  // CUDA would put the allocation into the graph; Yoke never wants that
     return result(invalidate(*q, cudaErrorStreamCaptureUnsupported));
   if (bytes == 0)
     return cudaSuccess;

@@ -123,8 +123,7 @@ inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s = nullptr) 
     return true;
   }));
 }
-/// Recorded in a capture, the event brings the stream into it; otherwise the
-/// stream waits for its latest record.
+/// Recorded in a capture, the event brings the stream into it; otherwise the stream waits for its latest record.
 inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t event, unsigned = 0) {
   using namespace emulator;
   guard const held{cards().lock};

@@ -1,6 +1,5 @@
-// The block that runs: its threads take turns on stacks of their own and change
-// over only where they wait for each other. A thread that never waits runs to
-// its end, and the next one on the same stack.
+// The block that runs: its threads take turns on stacks of their own and change over only where they wait for each
+// other. A thread that never waits runs to its end, and the next one on the same stack.
 #pragma once
 #include "report.hpp"
 #include "sanitizers.hpp"
@@ -16,8 +15,7 @@
 
 namespace emulator {
 
-/// Runs blocks, one at a time. There is one in the process, used under the
-/// emulator's lock.
+/// Runs blocks, one at a time. There is one in the process, used under the emulator's lock.
 class runner {
  public:
   bool running() const { return running_; }
@@ -29,8 +27,7 @@ class runner {
     fiber here;
     begin(launch, body, argument, here);
     auto const blocks = std::uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
-    // Shuffled: multiples of a stride that has no factor in common with the
-    // number of blocks.
+    // Shuffled: multiples of a stride that has no factor in common with the number of blocks.
     std::uint64_t stride = 1, first = 0;
     if (order_ == order::shuffled) {
       first = chance_.below(blocks);
@@ -52,8 +49,7 @@ class runner {
   int lane() const { return static_cast<int>(current_ % 32); }
   warp& current_warp() { return warps_[current_ / 32]; }
 
-  /// The current thread's place in the block's barrier; `line` of the caller's
-  /// file, for those who wait elsewhere.
+  /// The current thread's place in the block's barrier; `line` of the caller's file, for those who wait elsewhere.
   void barrier(char const* file, int line) {
     demand("__syncthreads");
     unseen const mine;
@@ -72,8 +68,8 @@ class runner {
     observe(&turn);
   }
 
-  /// The current lane has come to a collective; true when it is the last of its
-  /// warp. The others then run again, and it goes on without waiting.
+  /// The current lane has come to a collective; true when it is the last of its warp. The others then run again,
+  /// and it goes on without waiting.
   bool arrive(void const* kind, char const* name) {
     auto& w = current_warp();
     if (w.lanes != 32)
@@ -219,8 +215,7 @@ class runner {
     for (std::size_t i = lanes_.size(); i > 1; --i) std::swap(lanes_[i - 1], lanes_[chance_.below(i)]);
   }
 
-  /// Makes the next thread that may run the current one; false when all have
-  /// ended.
+  /// Makes the next thread that may run the current one; false when all have ended.
   bool choose() {
     for (;;) {
       auto& w = warps_[sequence_[next_warp_]];

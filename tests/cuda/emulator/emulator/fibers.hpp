@@ -1,6 +1,5 @@
-// Stacks that take turns on one thread of the operating system: each thread of
-// a block that waits keeps its own. On x86-64 a switch is a dozen instructions;
-// elsewhere it is ucontext's.
+// Stacks that take turns on one thread of the operating system: each thread of a block that waits keeps its own. On
+// x86-64 a switch is a dozen instructions; elsewhere it is ucontext's.
 #pragma once
 #include "sanitizers.hpp"
 #include <cstddef>
@@ -11,9 +10,8 @@
 #include <sys/mman.h>
 
 #if defined(__x86_64__)
-// void yoke_emulator_switch(void** keep, void* to): pushes what the calling
-// convention says a function preserves, leaves the stack pointer in *keep, and
-// goes on where `to` was left.
+// void yoke_emulator_switch(void** keep, void* to): pushes what the calling convention says a function preserves,
+// leaves the stack pointer in *keep, and goes on where `to` was left.
 asm(R"(
 .pushsection .text.yoke_emulator_switch,"axG",@progbits,yoke_emulator_switch,comdat
 .weak yoke_emulator_switch
@@ -44,8 +42,7 @@ extern "C" void yoke_emulator_switch(void** keep, void* to);
 
 namespace emulator {
 
-/// A stack and where it goes on. Made once, used for many threads of many
-/// blocks, never given back.
+/// A stack and where it goes on. Made once, used for many threads of many blocks, never given back.
 class fiber {
  public:
   /// The stack that the caller runs on.
@@ -53,8 +50,8 @@ class fiber {
     thread_local bounds const here = this_stack();
     stack_ = here;
   }
-  /// A stack of its own, the program's `number`th, on which `entry`, which
-  /// never returns, begins when it is first switched to.
+  /// A stack of its own, the program's `number`th, on which `entry`, which never returns, begins when it is first
+  /// switched to.
   fiber(void (*entry)(), std::size_t number) {
     constexpr std::size_t page = 4096;
     auto* const low = static_cast<std::byte*>(mmap(nullptr, size + page, PROT_READ | PROT_WRITE,
@@ -65,8 +62,7 @@ class fiber {
     }
     stack_ = {low + page, size};
 #if defined(__x86_64__)
-    // Tops at different places of their pages, lest all stacks compete for a
-    // few lines of the cache.
+    // Tops at different places of their pages, lest all stacks compete for a few lines of the cache.
     auto* top = reinterpret_cast<void**>(low + page + size - number * 320 % page);
     *--top = nullptr;  // entry has no caller
     *--top = reinterpret_cast<void*>(entry);
@@ -82,8 +78,7 @@ class fiber {
   fiber(fiber const&) = delete;
   fiber& operator=(fiber const&) = delete;
 
-  /// Leaves this stack, which runs, for another; returns when something
-  /// switches back.
+  /// Leaves this stack, which runs, for another; returns when something switches back.
   void switch_to(fiber& other, void* racer) {
     switching(&kept_, other.stack_.low, other.stack_.bytes);
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
-// Functions that CUDA has at global scope: mathematics beyond the C library's,
-// bits, reads through the cache, atomics.
+// Functions that CUDA has at global scope: mathematics beyond the C library's, bits, reads through the cache,
+// atomics.
 #pragma once
 #include "types.hpp"
 #include <bit>
@@ -186,8 +186,7 @@ void __stcg(T* p, T v) {
   *p = v;
 }
 
-// Threads change over only where they wait: plain reads and writes are atomic.
-// All give what was there before.
+// Threads change over only where they wait: plain reads and writes are atomic. All give what was there before.
 namespace emulator {
 template <class T>
 concept atomic_integer =

@@ -1,6 +1,5 @@
-// Memory of the emulated cards: one region of addresses that only operations of
-// a stream can touch. Pinned memory too. All of it is used under the emulator's
-// lock.
+// Memory of the emulated cards: one region of addresses that only operations of a stream can touch. Pinned memory
+// too. All of it is used under the emulator's lock.
 #pragma once
 #include "report.hpp"
 #include "sanitizers.hpp"
@@ -24,8 +23,7 @@ enum class place {
   nowhere
 };  // nowhere: device memory that is not all of one allocation
 
-/// Allocations of all cards, first fit. Behind each lies a guard that nobody
-/// may touch.
+/// Allocations of all cards, first fit. Behind each lies a guard that nobody may touch.
 class device_memory {
  public:
   static constexpr std::size_t alignment = 256, guard = 256;
@@ -37,8 +35,7 @@ class device_memory {
       fail("no addresses for device memory");
     auto const first = (reinterpret_cast<std::uintptr_t>(at) + page - 1) / page * page;
     base_ = reinterpret_cast<std::byte*>(first);
-    madvise(base_, span, MADV_HUGEPAGE);  // opening and closing change few
-                                          // entries of the page table
+    madvise(base_, span, MADV_HUGEPAGE);  // opening and closing change few entries of the page table
   }
 
   /// Null when the card has not so much left.

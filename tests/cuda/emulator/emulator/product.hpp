@@ -1,5 +1,5 @@
-// Matrix products as cublasLt defines them, in plain loops: column-major
-// operands of several types, sums in float or double.
+// Matrix products as cublasLt defines them, in plain loops: column-major operands of several types, sums in float
+// or double.
 #pragma once
 #include "types.hpp"
 #include <bit>

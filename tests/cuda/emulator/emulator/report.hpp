@@ -1,5 +1,5 @@
-// How the emulator says that a program is wrong: a sentence on the error
-// stream, and the end of the program.
+// How the emulator says that a program is wrong: a sentence on the
+// error stream, and the end of the program.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -19,8 +19,7 @@ namespace emulator {
   std::abort();
 }
 
-/// The symbol of the program at an address, from its own file, because kernels
-/// are static; "" where that has none.
+/// The symbol of the program at an address, from its own file, because kernels are static; "" where that has none.
 inline std::string symbol_at(std::uintptr_t address) {
   std::uintptr_t base = 0;
   dl_iterate_phdr(

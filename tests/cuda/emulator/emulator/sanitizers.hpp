@@ -1,5 +1,5 @@
-// What AddressSanitizer and ThreadSanitizer are told: which memory is nobody's,
-// which stack runs, which thread. Without them every function here is empty.
+// What AddressSanitizer and ThreadSanitizer are told: which memory is nobody's, which stack runs, which thread.
+// Without them every function here is empty.
 #pragma once
 #include <cstddef>
 
@@ -42,8 +42,7 @@ inline void poison(void const* p, std::size_t bytes) {
 inline void unpoison(void const* p, std::size_t bytes) {
   __asan_unpoison_memory_region(p, bytes);
 }
-/// Before a switch: where the other stack lies; `kept` gets what must be given
-/// to `switched` when this one goes on.
+/// Before a switch: where the other stack lies; `kept` gets what must be given to `switched` when this one goes on.
 inline void switching(void** kept, void const* bottom, std::size_t bytes) {
   __sanitizer_start_switch_fiber(kept, bottom, bytes);
 }
@@ -58,9 +57,8 @@ inline void switching(void**, void const*, std::size_t) {}
 inline void switched(void*) {}
 #endif
 
-/// What ThreadSanitizer takes for a thread. Kernels' threads are such: it sees
-/// accesses between which no barrier lies. Switching from one to another orders
-/// nothing; only these functions do.
+/// What ThreadSanitizer takes for a thread. Kernels' threads are such: it sees accesses between which no barrier
+/// lies. Switching from one to another orders nothing; only these functions do.
 #ifdef YOKE_EMULATOR_TSAN
 inline constexpr bool finds_races = true;
 inline void* new_racer() {
@@ -72,8 +70,7 @@ inline void* this_racer() {
 __attribute__((always_inline)) inline void go_on_as(void* racer) {
   __tsan_switch_to_fiber(racer, __tsan_switch_to_fiber_no_sync);
 }
-/// All that came before `publish` of an object comes before what follows a
-/// later `observe` of it.
+/// All that came before `publish` of an object comes before what follows a later `observe` of it.
 inline void publish(void* object) {
   __tsan_release(object);
 }

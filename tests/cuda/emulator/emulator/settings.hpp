@@ -1,6 +1,5 @@
-// What the emulated machine is like and how it runs threads; a test changes it,
-// the environment sets it for a whole program: YOKE_EMULATOR_ORDER = forward |
-// backward | shuffled, YOKE_EMULATOR_SEED = a number.
+// What the emulated machine is like and how it runs threads; a test changes it, the environment sets it for a whole
+// program: YOKE_EMULATOR_ORDER = forward | backward | shuffled, YOKE_EMULATOR_SEED = a number.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -9,8 +8,8 @@
 
 namespace emulator {
 
-/// In which order blocks, warps, lanes and streams run where the order is not
-/// theirs to rely on. Results must not depend on it.
+/// In which order blocks, warps, lanes and streams run where the order is not theirs to rely on. Results must not
+/// depend on it.
 enum class order { forward, backward, shuffled };
 
 struct machine {

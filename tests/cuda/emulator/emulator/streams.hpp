@@ -1,5 +1,5 @@
-// Streams: queues of operations that run when a host call waits or asks, never
-// before. Events and captures of them.
+// Streams: queues of operations that run when a host call waits or
+// asks, never before. Events and captures of them.
 #pragma once
 #include "memory.hpp"
 #include "types.hpp"
@@ -17,9 +17,8 @@ namespace emulator {
 
 enum class kind { kernel, copy, fill, free, record, wait, graph };
 
-/// Does the operation's work and says true; or says false, "not yet", and is
-/// called again later. Runs under the emulator's lock with device memory open,
-/// on whichever host thread drives the streams, and calls none of CUDA's
+/// Does the operation's work and says true; or says false, "not yet", and is called again later. Runs under the
+/// emulator's lock with device memory open, on whichever host thread drives the streams, and calls none of CUDA's
 /// functions.
 using step = std::function<bool()>;
 
@@ -30,8 +29,7 @@ struct operation {
 
 struct queue;
 
-/// What a capture has recorded, in an order that respects all of its
-/// dependencies.
+/// What a capture has recorded, in an order that respects all of its dependencies.
 struct recording {
   std::vector<operation> nodes;
   queue* origin = nullptr;
@@ -64,8 +62,7 @@ struct moment {
   history before;
 };
 
-/// All cards and their streams; what several host threads share, under one
-/// lock.
+/// All cards and their streams; what several host threads share, under one lock.
 class system {
  public:
   std::recursive_mutex lock;
@@ -88,8 +85,7 @@ class system {
     return found != defaults_.end() && found->second.get() == &q;
   }
 
-  /// One operation of each stream that has one is tried; true when some were
-  /// done.
+  /// One operation of each stream that has one is tried; true when some were done.
   bool advance() {
     device_memory::access const open{memory};
     bool moved = false;
@@ -108,8 +104,7 @@ class system {
     std::erase_if(queues, [](auto const& q) { return q.use_count() == 2 && q->waiting.empty(); });
     return moved;
   }
-  /// Runs streams until finished() says true. Gives way to other host threads
-  /// while nothing can be done.
+  /// Runs streams until finished() says true. Gives way to other host threads while nothing can be done.
   template <class F>
   void drive(std::unique_lock<std::recursive_mutex>& held, F const& finished) {
     while (!finished()) {
@@ -148,8 +143,7 @@ inline cudaError_t& last_error() {
   thread_local cudaError_t e = cudaSuccess;
   return e;
 }
-/// What every function of the runtime returns through: an error is remembered
-/// for cudaGetLastError.
+/// What every function of the runtime returns through: an error is remembered for cudaGetLastError.
 inline cudaError_t result(cudaError_t e) {
   if (e != cudaSuccess)
     last_error() = e;
@@ -173,8 +167,7 @@ using cudaEvent_t = CUevent_st*;
 
 namespace emulator {
 
-/// The queue of a stream; of the current device's default stream when it is
-/// null.
+/// The queue of a stream; of the current device's default stream when it is null.
 inline std::shared_ptr<queue> queue_of(cudaStream_t s) {
   return s == nullptr ? cards().default_queue(current_device()) : s->work;
 }
@@ -184,8 +177,7 @@ inline cudaError_t invalidate(queue& q, cudaError_t e) {
   return e;
 }
 
-/// Puts an operation behind those that the queue has. In a capture it is
-/// recorded instead.
+/// Puts an operation behind those that the queue has. In a capture it is recorded instead.
 inline cudaError_t enqueue(queue& q, kind what, step run) {
   auto& all = cards();
   if (q.capture != nullptr) {
@@ -195,8 +187,7 @@ inline cudaError_t enqueue(queue& q, kind what, step run) {
     q.before[&q] = ++q.recorded;
     return cudaSuccess;
   }
-  // The default stream waits for all blocking streams of its device, and they
-  // for it.
+  // The default stream waits for all blocking streams of its device, and they for it.
   auto const push = [&q](kind k, step r) {
     q.waiting.push_back({k, std::move(r)});
     ++q.given;
@@ -217,19 +208,16 @@ inline cudaError_t enqueue(queue& q, kind what, step run) {
   return cudaSuccess;
 }
 
-/// The hook for libraries built on streams, such as collective communication:
-/// puts an operation on a stream that may say "not yet" (false). While it does,
-/// synchronisation keeps trying it, other streams go on, and cudaStreamQuery
-/// gives cudaErrorNotReady. In a capture it is recorded, and each replay calls
-/// a fresh copy of `run`: what it changes in itself starts anew, what it points
-/// to is shared.
+/// The hook for libraries built on streams, such as collective communication: puts an operation on a stream that
+/// may say "not yet" (false). While it does, synchronisation keeps trying it, other streams go on, and
+/// cudaStreamQuery gives cudaErrorNotReady. In a capture it is recorded, and each replay calls a fresh copy of
+/// `run`: what it changes in itself starts anew, what it points to is shared.
 inline cudaError_t enqueue(cudaStream_t s, step run, kind what = kind::kernel) {
   guard const held{cards().lock};
   return result(enqueue(*queue_of(s), what, std::move(run)));
 }
 
-/// A stream that is being captured can be neither waited for nor asked: the
-/// attempt spoils the capture.
+/// A stream that is being captured can be neither waited for nor asked: the attempt spoils the capture.
 inline cudaError_t may_wait(queue& q) {
   return q.capture == nullptr ? cudaSuccess : invalidate(q, cudaErrorStreamCaptureUnsupported);
 }
@@ -240,9 +228,8 @@ inline cudaError_t may_wait_for_device(int device) {
       e = may_wait(*q);
   return e;
 }
-/// Calls that could wait for other work are refused while a capture runs that
-/// is not relaxed: any thread's when it is global, this thread's when it is
-/// thread-local.
+/// Calls that could wait for other work are refused while a capture runs that is not relaxed: any thread's when it
+/// is global, this thread's when it is thread-local.
 inline cudaError_t may_be_unsafe() {
   auto e = cudaSuccess;
   for (auto const& q : cards().queues)

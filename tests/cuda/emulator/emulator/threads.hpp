@@ -1,5 +1,5 @@
-// What a block is made of: threads, warps, and the shape of the launch that
-// they belong to.
+// What a block is made of: threads, warps, and the shape of
+// the launch that they belong to.
 #pragma once
 #include "fibers.hpp"
 #include "settings.hpp"
@@ -18,8 +18,7 @@ inline constexpr std::size_t largest_operand = 64;  // of a collective, a lane
 extern "C" __attribute__((weak)) std::byte __start_yoke_shared[];
 extern "C" __attribute__((weak)) std::byte __stop_yoke_shared[];
 #endif
-/// Fills the kernels' `__shared__` variables with garbage, where the compiler
-/// keeps them together.
+/// Fills the kernels' `__shared__` variables with garbage, where the compiler keeps them together.
 inline void garble_static_shared() {
 #ifdef YOKE_EMULATOR_SHARED_SECTION
   if (__start_yoke_shared != nullptr)

@@ -1,6 +1,5 @@
-// CUDA's words and plain types: qualifiers, vectors, error numbers, kinds of
-// copies, properties of a device. Names and numbers are those of CUDA 13.0;
-// only what Yoke and its tests use is here.
+// CUDA's words and plain types: qualifiers, vectors, error numbers, kinds of copies, properties of a device. Names
+// and numbers are those of CUDA 13.0; only what Yoke and its tests use is here.
 #pragma once
 #include "sanitizers.hpp"
 #include <cmath>
@@ -22,10 +21,9 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
-// One block runs at a time in the whole process, so its shared memory is a
-// variable that all of its threads see. With clang these variables lie
-// together, so that each block finds garbage in them; AddressSanitizer prefers
-// them apart.
+// One block runs at a time in the whole process, so its shared memory is a variable that all of its threads see.
+// With clang these variables lie together, so that each block finds garbage in them; AddressSanitizer prefers them
+// apart.
 #if defined(__clang__) && !defined(YOKE_EMULATOR_ASAN)
 #define YOKE_EMULATOR_SHARED_SECTION
 #define __shared__ static __attribute__((section("yoke_shared")))

@@ -1,4 +1,5 @@
-// What threads of a warp or a block do together: barriers, shuffles, votes.
+// What threads of a warp or a block do together: barriers,
+// shuffles, votes.
 #pragma once
 #include "block.hpp"
 #include <type_traits>
@@ -9,11 +10,9 @@ namespace emulator {
 template <class In, class Out>
 inline char collective_kind = 0;
 
-/// Every lane of the warp brings `in` and gets an Out: when the last has come,
-/// form(in, out) sets the 32 results, by lane, from the 32 operands, then all
-/// go on. Lanes that are elsewhere meanwhile, or in another collective, end the
-/// program. With `orders`, what lanes did to memory before it comes before what
-/// they do after it.
+/// Every lane of the warp brings `in` and gets an Out: when the last has come, form(in, out) sets the 32 results,
+/// by lane, from the 32 operands, then all go on. Lanes that are elsewhere meanwhile, or in another collective, end
+/// the program. With `orders`, what lanes did to memory before it comes before what they do after it.
 template <class Out, class In, class Form>
 Out warp_collective(char const* name, In const& in, Form const& form, bool orders = false) {
   static_assert(sizeof(In) <= largest_operand && sizeof(Out) <= largest_operand && alignof(In) <= 16 &&
@@ -57,8 +56,7 @@ T shuffle(char const* name, unsigned mask, T value, int from) {
     for (int l = 0; l < 32; ++l) out[l] = in[in[l].from].value;
   });
 }
-/// The lane at `to` when the warp is cut into pieces of `width`; itself when
-/// that is in another piece.
+/// The lane at `to` when the warp is cut into pieces of `width`; itself when that is in another piece.
 inline int within(int lane, int to, int width) {
   auto const first = lane - lane % width;
   return to >= first && to < first + width ? to : lane;
@@ -90,8 +88,7 @@ T __shfl_sync(unsigned mask, T value, int lane, int width = 32) {
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
-  // As the instruction has it, a lane may read from an earlier piece but not
-  // from a later one.
+  // As the instruction has it, a lane may read from an earlier piece but not from a later one.
   auto const mine = emulator::blocks().lane();
   auto const to = mine ^ bits;
   return emulator::shuffle("__shfl_xor_sync", mask, value, to < mine - mine % width + width ? to & 31 : mine);

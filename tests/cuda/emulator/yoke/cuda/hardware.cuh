@@ -1,6 +1,5 @@
-// The emulator's words for the card's instructions: asynchronous copies and
-// products on the tensor cores, lane by lane as PTX describes them. It stands
-// before Yoke's header of the same name on the search path.
+// The emulator's words for the card's instructions: asynchronous copies and products on the tensor cores, lane by
+// lane as PTX describes them. It stands before Yoke's header of the same name on the search path.
 #pragma once
 #include <cuda_runtime.h>
 
