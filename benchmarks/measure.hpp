@@ -1,10 +1,9 @@
-// What the benchmarks share: best of several runs, the GEMM peak of this moment, and one line of JSON a result.
+// What the CPU's benchmarks share: best of several runs, the GEMM peak of this moment, the memory in use.
 #pragma once
 #include <yoke/cpu/context.hpp>
 
+#include "report.hpp"
 #include <chrono>
-#include <cstdio>
-#include <string>
 #include <sys/resource.h>
 
 namespace bench {
@@ -46,16 +45,6 @@ inline double most_memory() {
   rusage use{};
   getrusage(RUSAGE_SELF, &use);
   return static_cast<double>(use.ru_maxrss) / 1e6;
-}
-
-/// The line that benchmarks/run.sh puts into its table.
-inline void report(std::string const& work, std::string const& mode, double rate, std::string const& unit,
-                   double share, std::string const& more = "") {
-  std::printf(R"({"work": "%s", "mode": "%s", "rate": %.4g, "unit": "%s", "share_of_peak": %.3f%s})"
-              "\n",
-              work.c_str(), mode.c_str(), rate, unit.c_str(), share,
-              more.empty() ? "" : (", " + more).c_str());
-  std::fflush(stdout);
 }
 
 }  // namespace bench

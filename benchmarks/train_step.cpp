@@ -9,7 +9,7 @@
 #include <yoke/train/trainer.hpp>
 
 #include "measure.hpp"
-#include <cstring>
+#include "pairs.hpp"
 #include <vector>
 
 using namespace yoke;
@@ -21,8 +21,7 @@ struct work {
   towers::vit_config image;
   towers::text_transformer_config text;
   extent_t batch, micro_batch;
-  extent_t caption_length =
-      0;  // 0: real lengths, 6 to 40 tokens with a mean of 14.4, as in Flickr's captions
+  extent_t caption_length = 0;  // 0: real lengths
 };
 
 template <class T>
@@ -43,22 +42,13 @@ void run(work const& w, char const* precision, double gemm) {
                          {.micro_batch = w.micro_batch,
                           .schedule = {.peak = 1e-4, .warmup = 3, .decay = optim::decay::constant},
                           .clip_norm = 1}};
-  random_sequence random{7};
-  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(w.batch * side * side * 3));
-  for (auto& p : pixels) p = static_cast<std::uint8_t>(random.bits());
-  std::vector<std::int32_t> ids, offsets{0};
-  for (extent_t i = 0; i < w.batch; ++i) {
-    extent_t n = w.caption_length;
-    if (n == 0)
-      n = 6 + static_cast<extent_t>(std::min(34.0, -8.7 * std::log(1 - random.uniform())));
-    for (extent_t k = 0; k < n; ++k)
-      ids.push_back(static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(w.text.vocabulary))));
-    offsets.push_back(static_cast<std::int32_t>(ids.size()));
-  }
-  contrastive::pixel_batch const images{.pixels = {pixels.data(), {{w.batch, side, side, 3}}}};
-  contrastive::caption_batch const captions{
-      {segments::packed({offsets.data(), {{w.batch + 1}}}, w.text.context_length),
-       {ids.data(), {{static_cast<extent_t>(ids.size())}}}}};
+  bench::pairs const batch{{.batch = w.batch,
+                            .side = side,
+                            .vocabulary = w.text.vocabulary,
+                            .context_length = w.text.context_length,
+                            .caption_length = w.caption_length}};
+  auto const images = batch.images();
+  auto const captions = batch.captions();
 
   auto const first = trainer.step(images, captions).loss;
   double last = 0;
@@ -73,7 +63,7 @@ void run(work const& w, char const* precision, double gemm) {
   auto const flops = 2e-9 * static_cast<double>(counter.multiply_adds);
   bench::report(w.name, precision, static_cast<double>(w.batch) / seconds, "pairs/s", flops / seconds / peak,
                 "\"peak_gflops\": " + std::to_string(peak) + ", \"tokens_per_caption\": " +
-                    std::to_string(static_cast<double>(ids.size()) / static_cast<double>(w.batch)) +
+                    std::to_string(static_cast<double>(batch.tokens()) / static_cast<double>(w.batch)) +
                     ", \"memory_gb\": " + std::to_string(bench::most_memory()));
 }
 

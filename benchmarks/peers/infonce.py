@@ -19,7 +19,7 @@ BLOCK = 2048
 
 def dense(image, text, scale):
     logits = scale.exp() * image @ text.T
-    own = torch.arange(len(image))
+    own = torch.arange(len(image), device=image.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
@@ -28,7 +28,7 @@ def block_loss(rows, others, own, scale):
 
 
 def chunked(image, text, scale):
-    own, total = torch.arange(len(image)), 0.0
+    own, total = torch.arange(len(image), device=image.device), 0.0
     for begin in range(0, len(image), BLOCK):
         part = slice(begin, begin + BLOCK)
         for rows, others in ((image, text), (text, image)):
