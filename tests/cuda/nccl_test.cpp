@@ -176,6 +176,15 @@ TEMPLATE_TEST_CASE("nccl: collectives do what they promise", "[cuda][parallel][n
   CHECK(seen().aborted == before.aborted);
 }
 
+TEST_CASE("nccl: the loss of several ranks is that of one", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const n = GENERATE(2, 3);
+  failures wrong;
+  auto const said = on(n, 10s, [&](auto& context, auto& c) { ranks::loss_holds(context, c, wrong); });
+  CHECK(said == std::vector<std::string>(said.size(), "returned"));
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
 TEST_CASE("nccl: many collectives without a wait", "[cuda][parallel][nccl]") {
   needs_emulator();
   failures wrong;

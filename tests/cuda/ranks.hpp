@@ -1,9 +1,14 @@
 // What the tests of the card's communicators share.
 #pragma once
-#include <yoke/cuda/device.cuh>
+#include <yoke/contrastive/info_nce.hpp>
+#include <yoke/cuda/logits.cuh>
+#include <yoke/cuda/matmul.cuh>
+#include <yoke/cuda/pointwise.cuh>
+#include <yoke/parallel/solo.hpp>
 
 #include "parallel/collectives.hpp"
 #include <catch2/catch_all.hpp>
+#include <cmath>
 
 namespace ranks {
 
@@ -93,6 +98,42 @@ void order_holds(cuda::context<float>& context, C& c, failures& wrong) {
   download(context, view<float const, 1>{a.view()}, collectives::flat(back));
   auto const size = static_cast<float>(c.size());
   wrong.unless(back == std::vector<float>(back.size(), 5 * size * size), "collectives in a row");
+}
+
+/// The loss of all ranks' pairs together, and the gradients of each rank's, are those of one rank that has all pairs.
+template <class C>
+void loss_holds(cuda::context<float>& context, C& c, failures& wrong) {
+  constexpr extent_t rows = 6, width = 5;
+  auto const all = rows * c.size(), first = rows * c.rank();
+  std::vector<float> image(static_cast<std::size_t>(all * width)), text = image;
+  for (std::size_t i = 0; i < image.size(); ++i) {
+    image[i] = std::sin(static_cast<float>(3 * i));
+    text[i] = image[i] / 2 + std::cos(static_cast<float>(7 * i));
+  }
+  on_card const card{context};
+  auto x = card(image), y = card(text);
+  auto dx = card(image), dy = card(text), my_dx = card(image), my_dy = card(text);
+  auto const matrix = [](auto& tensor, extent_t from, extent_t count) {
+    return slice(view<float, 2>{tensor.view().data, {{tensor.view().size() / width, width}}}, from, count);
+  };
+  auto const loss = [&](auto& ranks, auto& d_image, auto& d_text, extent_t from, extent_t count, auto how) {
+    using reads = view<float const, 2>;
+    return contrastive::info_nce(context, ranks, reads{matrix(x, from, count)}, reads{matrix(y, from, count)},
+                                 3.0f, matrix(d_image, from, count), matrix(d_text, from, count),
+                                 {.exchange = how});
+  };
+  parallel::solo alone;
+  auto const one = loss(alone, dx, dy, 0, all, contrastive::text_exchange::gather);
+  auto const near = [](double a, double b) { return std::abs(a - b) < 1e-5; };
+  for (auto const how : {contrastive::text_exchange::gather, contrastive::text_exchange::ring}) {
+    auto const several = loss(c, my_dx, my_dy, first, rows, how);
+    wrong.unless(near(several.loss, one.loss) && near(several.accuracy, one.accuracy), "the loss");
+    for (auto const& [mine, theirs] :
+         {std::pair{my_dx.back(), dx.back()}, std::pair{my_dy.back(), dy.back()}})
+      for (auto i = static_cast<std::size_t>(first * width);
+           i < static_cast<std::size_t>((first + rows) * width); ++i)
+        wrong.unless(near(mine[i], theirs[i]), "a gradient of the loss");
+  }
 }
 
 }  // namespace ranks

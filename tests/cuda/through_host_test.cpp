@@ -53,6 +53,13 @@ TEST_CASE("through the host: the stream's order is kept without waiting", "[cuda
   CHECK(wrong.what == std::vector<std::string>{});
 }
 
+TEST_CASE("through the host: the loss of several ranks is that of one", "[cuda][parallel]") {
+  auto const n = GENERATE(1, 2, 3);
+  failures wrong;
+  on(n, [&](auto& context, auto& c) { ranks::loss_holds(context, c, wrong); });
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
 TEST_CASE("through the host: a rank that fails stops the others", "[cuda][parallel]") {
   failures wrong;
   auto const run = [&] {

@@ -4,6 +4,8 @@
 #include <yoke/cuda/staging.cuh>
 #include <yoke/parallel/communicator.hpp>
 
+#include <new>
+
 namespace yoke::cuda {
 
 /// A communicator for a context, whose rank, size and peers are those of a rendezvous; both must outlive it:
@@ -31,7 +33,8 @@ class nccl {
   ~nccl() {
     handle_.reset();
     if (memory_.host.size() > 0 && !detail::drained(context_, timeout_))
-      new detail::card_staging(std::move(memory_));  // a stream that is stuck may still write it
+      new (std::nothrow)
+          detail::card_staging(std::move(memory_));  // a stream that is stuck may still write it
   }
 
   int rank() const { return handle_->rank(); }
