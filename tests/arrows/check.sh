@@ -10,7 +10,8 @@ awk '
   BEGIN {  # folder: the folders that it may include besides itself
     below["core"] = below["parallel"] = below["text"] = below["io"] = "core"
     below["data"] = "core io text"
-    below["cpu"] = below["dry"] = below["cuda"] = below["autograd"] = "core"
+    below["cpu"] = below["dry"] = below["autograd"] = "core"
+    below["cuda"] = "core parallel"
     below["optim"] = "core autograd"
     below["ops"] = "core autograd"
     below["nn"] = "core autograd ops"

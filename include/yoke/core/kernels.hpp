@@ -1,5 +1,7 @@
 // The small vocabulary that kernels of every backend share.
 #pragma once
+#include <yoke/core/expects.hpp>
+#include <yoke/core/segments.hpp>
 #include <yoke/core/tensor.hpp>
 
 namespace yoke {
@@ -17,6 +19,17 @@ struct attention_shape {
   extent_t heads = 1;
   bool causal = false;
 };
+
+/// What every backend's attention demands of its arguments' shapes.
+inline void expect_attention(attention_shape s, segments const& runs, shape<2> qkv, shape<3> bias,
+                             shape<2> out, shape<2> lse) {
+  expects(s.heads > 0 && out[1] % s.heads == 0, "attention: the width is a multiple of the heads");
+  expects(qkv[1] == 3 * out[1], "attention: qkv is (rows, 3 width)");
+  expects(qkv[0] == runs.rows && out[0] == runs.rows, "attention: as many rows as the segments");
+  expects(lse[0] == s.heads && lse[1] == runs.rows, "attention: log-sum-exp is (heads, rows)");
+  expects(bias[0] == 0 || (bias[0] == s.heads && bias[1] == bias[2] && bias[1] >= runs.longest),
+          "attention: bias is (heads, longest, longest)");
+}
 
 /// One step of AdamW for a run of parameters (Loshchilov & Hutter, arXiv 1711.05101).
 struct adam_w_coefficients {

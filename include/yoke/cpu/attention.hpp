@@ -16,16 +16,6 @@ namespace yoke::cpu {
 
 namespace detail {
 
-inline void expect_attention(attention_shape s, segments const& runs, shape<2> qkv, shape<3> bias,
-                             shape<2> out, shape<2> lse) {
-  expects(s.heads > 0 && out[1] % s.heads == 0, "attention: the width is a multiple of the heads");
-  expects(qkv[1] == 3 * out[1], "attention: qkv is (rows, 3 width)");
-  expects(qkv[0] == runs.rows && out[0] == runs.rows, "attention: as many rows as the segments");
-  expects(lse[0] == s.heads && lse[1] == runs.rows, "attention: log-sum-exp is (heads, rows)");
-  expects(bias[0] == 0 || (bias[0] == s.heads && bias[1] == bias[2] && bias[1] >= runs.longest),
-          "attention: bias is (heads, longest, longest)");
-}
-
 /// Head h of segment s.
 template <class T>
 head<T> head_of(attention_shape shape, segments const& runs, view<T const, 2> qkv, view<T const, 3> bias,
@@ -76,7 +66,7 @@ void attention_forward(context<T>&, attention_shape shape, segments const& runs,
                        view<std::type_identity_t<T> const, 2> qkv,
                        view<std::type_identity_t<T> const, 3> bias, view<std::type_identity_t<T>, 2> out,
                        view<accumulator_t<std::type_identity_t<T>>, 2> lse) {
-  detail::expect_attention(shape, runs, qkv.shape, bias.shape, out.shape, lse.shape);
+  expect_attention(shape, runs, qkv.shape, bias.shape, out.shape, lse.shape);
   auto const width = out.extent(1);
   auto const work = 2 * runs.rows * runs.longest * width;
   auto const elements = detail::attend_elements<accumulator_t<T>>(runs.longest, width / shape.heads);
@@ -99,7 +89,7 @@ void attention_backward(context<T>&, attention_shape shape, segments const& runs
                         view<std::type_identity_t<T> const, 2> dout, view<std::type_identity_t<T>, 2> dqkv,
                         store how, view<std::type_identity_t<T>, 3> dbias, store bias_how) {
   using A = accumulator_t<T>;
-  detail::expect_attention(shape, runs, qkv.shape, bias.shape, out.shape, lse.shape);
+  expect_attention(shape, runs, qkv.shape, bias.shape, out.shape, lse.shape);
   expects(dout.shape == out.shape && dqkv.shape == qkv.shape,
           "attention_backward: gradients have the shapes of their values");
   expects(dbias.extent(0) == 0 || dbias.shape == bias.shape,

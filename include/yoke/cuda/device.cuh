@@ -86,6 +86,8 @@ class device {
   template <class V>
   void read(V const* from, extent_t count, V* to) {
     auto const bytes = static_cast<std::size_t>(count) * sizeof(V);
+    if (!watchers_.empty())
+      wait();  // a copy to memory that is not pinned waits by itself, and nobody would watch
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy to the host");
     check(cudaMemcpyAsync(fault_.host(), fault_.data(), sizeof(int), cudaMemcpyDeviceToHost, stream_),
           "copy to the host");
