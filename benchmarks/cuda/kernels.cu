@@ -64,8 +64,8 @@ struct adam_w {
   typename C::template buffer<T> compute{c, n};
 
   void update() {
-    adam_w_update(c, {.rate = 1e-3, .decay = 0.1}, gradient.view(), first.view(), second.view(),
-                  master.view(), compute.view());
+    adam_w_update(c, {.rate = 1e-3, .decay = 1}, gradient.view(), first.view(), second.view(), master.view(),
+                  compute.view());
   }
 };
 
