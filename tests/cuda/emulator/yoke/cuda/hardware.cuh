@@ -99,8 +99,8 @@ inline void multiply_add(float (&d)[4], std::uint32_t const (&a)[4], std::uint32
     float at[4];
   };
   emulated::fragments const mine{{a[0], a[1], a[2], a[3]}, {b0, b1}, {d[0], d[1], d[2], d[3]}};
-  auto const got = emulator::warp_collective<four>(
-      "multiply_add", mine, [](emulated::fragments const* in, four* out) {
+  auto const got =
+      emulator::warp_collective<four>("multiply_add", mine, [](emulated::fragments const* in, four* out) {
         float a_of[16][16], b_of[16][8];  // (row, k), (k, column)
         for (int lane = 0; lane < 32; ++lane) {
           int const g = lane / 4, t = 2 * (lane % 4);
