@@ -2,7 +2,7 @@
 // of the same run; work done twice for the sake of memory counts once. The batch is the largest that fits, found by plans,
 // and lies in the card's memory. Checked: a small model's losses are the CPU's, and the loss of what is timed falls.
 //
-//   train_step [model=ViT-B-32] [remat=no|yes] [graphs=no|yes] [memory=MB] [largest=65536] [unit=64] [edge=8192]
+//   train_step [model=ViT-B-32] [remat=no|yes] [graphs=no|yes] [memory=MB] [largest=65536] [unit=16] [edge=8192]
 //
 // memory: to plan with, otherwise what is free but for a tenth; the batch is a multiple of `unit`, at most `largest`.
 #include <yoke/contrastive/presets.hpp>
@@ -174,7 +174,7 @@ int main(int count, char** words) {
                    .graphs = yes(s, "graphs"),
                    .memory = static_cast<std::size_t>(s.number("memory", 0)) * 1'000'000,
                    .largest = s.number("largest", 65536),
-                   .unit = s.number("unit", 64),
+                   .unit = s.number("unit", 16),
                    .edge = s.number("edge", 8192)};
     s.expect_no_others();
     measure(w);
