@@ -82,7 +82,9 @@ class fiber {
   void switch_to(fiber& other, void* racer) {
     switching(&kept_, other.stack_.low, other.stack_.bytes);
 #if defined(__x86_64__)
+    begin_unseen();
     auto* const there = other.at_;
+    end_unseen();
     go_on_as(racer);
     yoke_emulator_switch(&at_, there);
 #else
