@@ -40,7 +40,8 @@ static __global__ void __launch_bounds__(segment_threads)
   for_places_of_warp(segments.length(s), [&](int place) {
     extent_t id = ids[begin + place];
     if (id < 0 || id >= vocabulary) {
-      *fault_flag = static_cast<int>(fault::token_id);
+      if (lane == 0)
+        atomicExch(fault_flag, static_cast<int>(fault::token_id));
       id = 0;
     }
     auto const* const word = table + id * width;
