@@ -261,14 +261,14 @@ class session {
       if (report.skipped)
         std::fprintf(stderr, "step %lld skipped: loss %g, gradient norm %g\n", static_cast<long long>(done),
                      report.loss, report.gradient_norm);
-      metrics.write({.step = done,
+      metrics.write(train::metric_record{.step = done,
                      .values = {{"loss", report.loss},
                                 {"learning_rate", report.rate},
                                 {"gradient_norm", report.gradient_norm},
                                 {"logit_scale", report.logit_scale},
                                 {"samples_per_second", speed.rate()}}});
       if (done % settings_.log_every == 0 || done == steps_) {
-        std::printf("%s\n", train::progress_line({.step = done,
+        std::printf("%s\n", train::progress_line(train::progress{.step = done,
                                                   .steps = steps_,
                                                   .batch = settings_.batch,
                                                   .loss = report.loss,
@@ -322,7 +322,7 @@ class session {
           static_cast<long long>(last_->captions), 100 * last_->recall_1, 100 * last_->recall_5,
           100.0 / static_cast<double>(last_->captions));
     std::fflush(stdout);
-    metrics.write({.step = step,
+    metrics.write(train::metric_record{.step = step,
                    .values = {{"zero_shot_top1", last_->zero_shot.top1},
                               {"zero_shot_top5", last_->zero_shot.top5},
                               {"retrieval_recall_1", last_->recall_1},
