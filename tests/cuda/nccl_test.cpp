@@ -315,6 +315,26 @@ TEST_CASE("nccl: ranks that disagree end at the deadline", "[cuda][parallel][ncc
     CHECK(seen().mismatches - before.mismatches == 1);
 }
 
+TEST_CASE("nccl: results, uploads and downloads are not waited for longer either", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const how = GENERATE(0, 1, 2);
+  auto const said = on(2, 300ms, [&](auto& context, auto& c) {
+    if (c.rank() == 1)
+      return;
+    auto buffer = cuda::buffer<float>{context, 5};
+    all_reduce(c, buffer.view());
+    std::vector<float> five(5);
+    view<float, 1> const host{five.data(), {{5}}};
+    if (how == 0)
+      scalar(context, view<float const, 1>{slice(buffer.view(), 0, 1)});
+    else if (how == 1)
+      download(context, view<float const, 1>{buffer.view()}, host);
+    else
+      upload(context, view<float const, 1>{host}, buffer.view());
+  });
+  CHECK_THAT(said[0], ContainsSubstring("has waited 0.3 s in all_reduce of 5 elements"));
+}
+
 TEST_CASE("nccl: time that the stream takes before a collective is not counted", "[cuda][parallel][nccl]") {
   needs_emulator();
   failures wrong;

@@ -82,12 +82,17 @@ class device {
     }
   }
 
+  /// Before a copy of memory that is not pinned: it waits by itself, and nobody would watch.
+  void wait_watched() {
+    if (!watchers_.empty())
+      wait();
+  }
+
   /// Copies results to the host, waits for them, and throws precondition_error when a kernel has found a fault.
   template <class V>
   void read(V const* from, extent_t count, V* to) {
     auto const bytes = static_cast<std::size_t>(count) * sizeof(V);
-    if (!watchers_.empty())
-      wait();  // a copy to memory that is not pinned waits by itself, and nobody would watch
+    wait_watched();
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy to the host");
     check(cudaMemcpyAsync(fault_.host(), fault_.data(), sizeof(int), cudaMemcpyDeviceToHost, stream_),
           "copy to the host");
@@ -208,6 +213,7 @@ void upload(context<T>& c, view<V const, R> from, view<V, R> to) {
   auto const bytes = static_cast<std::size_t>(from.size()) * sizeof(V);
   if (bytes == 0)
     return;
+  c.wait_watched();
   check(cudaMemcpyAsync(to.data, from.data, bytes, cudaMemcpyHostToDevice, c.stream()), "copy to the device");
   c.wait();  // memory that is pinned is read later, that which is not, is not
 }

@@ -26,7 +26,10 @@ inline int select(int number) {
   if (status != cudaSuccess || count == 0) {
     cudaGetLastError();
     throw no_device(std::string("no CUDA device on this machine: ") +
-                    (status == cudaSuccess ? "the driver knows none" : cudaGetErrorString(status)));
+                    (status == cudaSuccess ? "the driver knows none"
+                     : status == cudaErrorInsufficientDriver
+                         ? "there is no driver, or one older than this program's CUDA"
+                         : cudaGetErrorString(status)));
   }
   if (number < 0 || number >= count)
     throw error("there is no CUDA device " + std::to_string(number) + ": this machine has " +
