@@ -52,7 +52,7 @@ class fiber {
   }
   /// A stack of its own, the program's `number`th, on which `entry`, which never returns, begins when it is first
   /// switched to.
-  fiber(void (*entry)(), std::size_t number) {
+  fiber(void (*entry)(), [[maybe_unused]] std::size_t number) {
     constexpr std::size_t page = 4096;
     auto* const low = static_cast<std::byte*>(mmap(nullptr, size + page, PROT_READ | PROT_WRITE,
                                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
