@@ -17,7 +17,10 @@ struct attention_case {
   extent_t longer_bias = 0;  // the bias is so much wider than the longest segment
   double deviation = 1;      // of queries, keys and values
   store how = store::overwrite;
-  double slack = 1;  // times the usual error of gradients
+  double slack = 1;           // times the usual error of gradients
+  bool uniform = false;       // segments without offsets; lengths are equal
+  bool bias_gradient = true;  // wanted, where there is a bias
+  extent_t shift = 0;         // elements between an aligned address and qkv on the card
 };
 
 /// What attention gives: out, log-sum-exp, dqkv, dbias.
@@ -55,13 +58,19 @@ struct attention_run {
   attention_results<T> on_card() const {
     auto& c = card<T>();
     auto r = blank();
-    packed_on<T> const s{c, runs};
-    on<T, 2> const x{c, qkv}, up{c, dout}, out{c, r.out}, dx{c, r.dqkv};
+    packed_on<T> const offsets{c, runs};
+    auto const s =
+        a.uniform ? yoke::segments::uniform(std::ssize(a.lengths), a.lengths[0]) : offsets.segments();
+    tensor<T, 1> room{{{a.shift + qkv.shape.size()}}};
+    std::copy(qkv.data.begin(), qkv.data.end(), room.data.begin() + a.shift);
+    on<T, 1> const room_on_card{c, room};
+    view<T const, 2> const x{room_on_card.view().data + a.shift, qkv.shape};
+    on<T, 2> const up{c, dout}, out{c, r.out}, dx{c, r.dqkv};
     on<T, 3> const b{c, bias}, db{c, r.dbias};
     on<A, 2> const lse{c, r.lse};
-    attention_forward(c, settings, s.segments(), x.read(), b.read(), out.view(), lse.view());
-    attention_backward(c, settings, s.segments(), x.read(), b.read(), out.read(), lse.read(), up.read(),
-                       dx.view(), a.how, db.view(), a.how);
+    attention_forward(c, settings, s, x, b.read(), out.view(), lse.view());
+    attention_backward(c, settings, s, x, b.read(), out.read(), lse.read(), up.read(), dx.view(), a.how,
+                       a.bias_gradient ? db.view() : view<T, 3>{}, a.how);
     return {out.back(c), lse.back(c), dx.back(c), db.back(c)};
   }
   /// In V, from the same inputs.
@@ -81,7 +90,8 @@ struct attention_run {
     auto const b = widened(bias);
     attention_forward(c, settings, runs.segments(), x.read(), b.read(), r.out.view(), r.lse.view());
     attention_backward(c, settings, runs.segments(), x.read(), b.read(), r.out.read(), r.lse.read(),
-                       up.read(), r.dqkv.view(), a.how, r.dbias.view(), a.how);
+                       up.read(), r.dqkv.view(), a.how, a.bias_gradient ? r.dbias.view() : view<V, 3>{},
+                       a.how);
     return r;
   }
 };
@@ -122,9 +132,15 @@ void check(attention_case const& a) {
 }  // namespace
 
 TEST_CASE("attention on tensor cores at every length of a tile's edge") {
-  for (extent_t n : {1, 2, 15, 16, 17, 50, 63, 64, 65, 130})
+  for (extent_t n : {1, 2, 15, 16, 17, 50, 63, 64, 65, 77, 130})
     for (bool causal : {false, true}) check<bf16>({.lengths = {n}, .head_width = 32, .causal = causal});
   check<bf16>({.lengths = {197, 3}, .head_width = 64});
+  check<bf16>({.lengths = {197}, .head_width = 64, .causal = true});
+}
+
+TEST_CASE("attention over segments without offsets") {
+  check<bf16>({.lengths = {50, 50, 50}, .heads = 2, .causal = true, .uniform = true});
+  check<float>({.lengths = {9, 9}, .heads = 2, .uniform = true});
 }
 
 TEST_CASE("attention on tensor cores at every width of a head") {
@@ -144,6 +160,39 @@ TEST_CASE("attention on tensor cores with a bias and its gradient") {
                    .how = how});
   check<bf16>({.lengths = std::vector<extent_t>(40, 3), .heads = 3, .head_width = 16, .bias = true});
   check<bf16>({.lengths = {90}, .head_width = 128, .bias = true});
+  check<bf16>({.lengths = {33, 70}, .causal = true, .bias = true, .bias_gradient = false});
+}
+
+TEST_CASE("what a segment gives does not depend on its neighbours") {
+  attention_case const all{.lengths = {50, 3, 0, 17, 77, 1, 64},
+                           .heads = 2,
+                           .head_width = 32,
+                           .causal = GENERATE(false, true),
+                           .bias = true};
+  attention_run<bf16> const together{all};
+  auto const expected = together.on_card();
+  extent_t first = 0;
+  for (auto const n : all.lengths) {
+    INFO(n << " rows from row " << first << " on");
+    auto one = all;
+    one.lengths = {n};
+    one.longer_bias = together.runs.longest - n;
+    attention_run<bf16> alone{one};
+    auto const part = [&](auto const& from, auto const& like) {
+      auto const width = from.shape[1];
+      auto to = like;
+      std::copy_n(from.data.begin() + first * width, n * width, to.data.begin());
+      return to;
+    };
+    alone.qkv = part(together.qkv, alone.qkv);
+    alone.dout = part(together.dout, alone.dout);
+    auto const found = alone.on_card();
+    CHECK(same_bits(found.out.data, part(expected.out, found.out).data));
+    CHECK(same_bits(found.dqkv.data, part(expected.dqkv, found.dqkv).data));
+    for (extent_t h = 0; h < all.heads; ++h)
+      for (extent_t i = 0; i < n; ++i) CHECK(found.lse(h, i) == expected.lse(h, first + i));
+    first += n;
+  }
 }
 
 TEST_CASE("attention on tensor cores with logits that would overflow") {
@@ -162,6 +211,7 @@ TEMPLATE_TEST_CASE("attention without tensor cores", "", double, float) {
 TEST_CASE("heads that the tiles do not fit run without tensor cores") {
   for (extent_t width : {5, 136})
     check<bf16>({.lengths = {17, 4}, .heads = 2, .head_width = width, .bias = true});
+  check<bf16>({.lengths = {17, 4}, .heads = 2, .head_width = 32, .shift = 4});
 }
 
 TEST_CASE("empty segments, and none at all") {

@@ -56,10 +56,7 @@ void attention_forward(context<T>& c, attention_shape shape, segments const& run
     if (detail::fits_tiles(x, qkv.data, out.data))
       return detail::tiled_attention_forward(c, x, out.data);
   detail::expect_head_width(x.head_width);
-  detail::with_parts(x.head_width, [&](auto parts) {
-    detail::launch(c, detail::plain_blocks(x.segments, x.heads), detail::plain_warps * 32, 0,
-                   detail::plain_attention_forward_kernel<T, parts()>, x, out.data);
-  });
+  detail::plain_attention_forward(c, x, out.data);
 }
 
 /// The gradient of attention_forward: qkv, bias, its out and log-sum-exp, dout (rows, width) ->
@@ -82,37 +79,14 @@ void attention_backward(context<T>& c, attention_shape shape, segments const& ru
   auto x = detail::attention_of<T>(shape, runs, qkv, bias);
   x.lse = const_cast<A*>(lse.data);  // read only
   x.dout = dout.data;
-  if (runs.rows == 0 && dbias.extent(0) == 0)
+  auto* const bias_gradient = dbias.extent(0) == 0 ? nullptr : dbias.data;
+  if (runs.rows == 0 && bias_gradient == nullptr)
     return;
-  // Sums of dout * out, and behind them what the bias's gradient is summed in on the tensor cores.
-  auto const deltas = x.heads * runs.rows;
-  extent_t bias_sums = 0;
   if constexpr (std::is_same_v<T, bf16>)
-    bias_sums = dbias.extent(0) == 0 ? 0 : detail::bias_groups(x) * dbias.size();
-  x.delta = c.template scratch<A>(deltas + bias_sums);
+    if (detail::fits_tiles(x, qkv.data, out.data, dout.data, dqkv.data))
+      return detail::tiled_attention_backward(c, x, out.data, dqkv.data, how, bias_gradient, bias_how);
   detail::expect_head_width(x.head_width);
-  detail::with_parts(x.head_width, [&](auto parts) {
-    auto const rows = (runs.rows + detail::plain_warps - 1) / detail::plain_warps;
-    detail::launch(c, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(x.heads)),
-                   detail::plain_warps * 32, 0, detail::attention_delta_kernel<T, parts()>, x, out.data);
-  });
-  if constexpr (std::is_same_v<T, bf16>)
-    if (detail::fits_tiles(x, qkv.data, dout.data, dqkv.data))
-      return detail::tiled_attention_backward(c, x, dqkv.data, how, x.delta + deltas,
-                                              dbias.extent(0) == 0 ? nullptr : dbias.data, bias_how);
-  detail::with_parts(x.head_width, [&](auto parts) {
-    auto const blocks = detail::plain_blocks(x.segments, x.heads);
-    constexpr int threads = detail::plain_warps * 32, n = parts();
-    detail::launch(c, blocks, threads, 0, detail::plain_attention_backward_kernel<T, n, true>, x, dqkv.data,
-                   how);
-    detail::launch(c, blocks, threads, 0, detail::plain_attention_backward_kernel<T, n, false>, x, dqkv.data,
-                   how);
-    if (dbias.extent(0) != 0) {
-      auto const across = (x.side + detail::plain_warps - 1) / detail::plain_warps;
-      detail::launch(c, dim3(static_cast<unsigned>(x.side * across), static_cast<unsigned>(x.heads)), threads,
-                     0, detail::plain_attention_bias_kernel<T, n>, x, dbias.data, bias_how);
-    }
-  });
+  detail::plain_attention_backward(c, x, out.data, dqkv.data, how, bias_gradient, bias_how);
 }
 
 }  // namespace yoke::cuda

@@ -5,10 +5,6 @@
 
 namespace yoke::cuda::detail {
 
-/// Bytes of shared memory: queries, and keys and values twice.
-template <int Width>
-inline constexpr int forward_bytes = 5 * tile_elements<tile_rows, Width>* static_cast<int>(sizeof(bf16));
-
 /// The largest, and the sum, over the four lanes that share a row.
 __device__ inline float largest_of_row(float v) {
   v = fmaxf(v, __shfl_xor_sync(whole_warp, v, 1));
@@ -19,101 +15,119 @@ __device__ inline float sum_of_row(float v) {
   return v + __shfl_xor_sync(whole_warp, v, 2);
 }
 
+/// A warp's queries [row, row + 16), and what they have seen so far. Logits are kept before they are scaled.
 template <int Width>
-static __global__ void __launch_bounds__(tile_threads)
-    tiled_attention_forward_kernel(attention_inputs<bf16> x, bf16* out) {
-  constexpr int tile = tile_elements<tile_rows, Width>, blocks = tile_rows / 8;
-  head_tile const at(x);
-  if (at.first >= at.length)
-    return;
-  auto* const queries = reinterpret_cast<bf16*>(dynamic_shared());  // (64, Width)
-  auto* const keys = queries + tile;                                // two of (64, Width)
-  auto* const values = keys + 2 * tile;                             // two of (64, Width)
-  auto const step = 3 * x.width;
-  auto const* const head = x.qkv + at.begin * step + at.head * x.head_width;
-  int const last = x.causal && at.first + tile_rows < at.length ? at.first + tile_rows : at.length;
-  auto const copy_keys = [&](int j) {
-    int const place = j / tile_rows % 2 * tile;
-    auto const* const from = head + j * step + x.width;
-    copy_tile<tile_rows, Width>(keys + place, from, step, last - j, x.head_width);
-    copy_tile<tile_rows, Width>(values + place, from + x.width, step, last - j, x.head_width);
-    commit_copies();
-  };
-  copy_tile<tile_rows, Width>(queries, head + at.first * step, step, at.length - at.first, x.head_width);
-  copy_keys(0);
-
-  int const warp_row = static_cast<int>(threadIdx.x) / 32 * 16;
+struct query_strip {
+  int row;
   left_fragment q[Width / 16];   // (16 queries, Width)
-  sum_fragment sums[Width / 8];  // (16 queries, Width)
-  clear(sums);
-  // Of the lane's rows g and g + 8: the largest logit so far, and the lane's share of the sum of exponentials.
+  sum_fragment sums[Width / 8];  // (16 queries, Width): values times exponentials
+  // Of the lane's rows g and g + 8: the largest logit, and the lane's share of the sum of exponentials.
   float most[2] = {masked_logit, masked_logit}, total[2] = {0, 0};
-  for (int j = 0; j < last; j += tile_rows) {
-    if (j + tile_rows < last) {
-      copy_keys(j + tile_rows);
-      wait_for_copies<1>();
-    } else {
-      wait_for_copies<0>();
-    }
-    __syncthreads();
-    if (j == 0)
-      load_left<Width>(q, queries + warp_row * tile_step<Width>);
-    int const place = j / tile_rows % 2 * tile;
-    sum_fragment logits[blocks];  // (16 queries, 64 keys)
-    clear(logits);
-    multiply_by_rows<Width>(
-        logits,
-        [&](left_fragment& to, int k) {
+
+  __device__ explicit query_strip(int first) : row{first} { clear(sums); }
+  /// A tile of keys from `key` on and of values, of which the first `strips` strips are seen.
+  __device__ void see(attention_inputs<bf16> const& x, head_tile const& at, int key, int strips, bf16* keys,
+                      bf16* values) {
+    sum_fragment logits[tile_strips][2];  // (16 queries, 64 keys)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) to[e] = q[k][e];
-        },
-        keys + place);
-    to_logits<false>(x, at.head, at.length, at.first + warp_row, j, logits);
+    for (int s = 0; s < tile_strips; ++s) start_logits<false>(x, at, row, key + s * strip_rows, logits[s]);
+    if (strips == tile_strips)
+      multiply_by_rows<Width, tile_strips>(logits, q, keys);
+    float larger_logit[2] = {most[0], most[1]};
+#pragma unroll
+    for (int s = 0; s < tile_strips; ++s)
+      if (s < strips) {
+        if (strips < tile_strips)
+          multiply_by_rows<Width, 1>(&logits[s], q, strip_of<Width>(keys, s));
+        mask_logits<false>(x, at.length, row, key + s * strip_rows, logits[s]);
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) larger_logit[e / 2] = fmaxf(larger_logit[e / 2], logits[s][n][e]);
+      }
+    auto const by = log2_e * x.scale;
+    float less[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      auto larger_logit = most[half];
-#pragma unroll
-      for (int n = 0; n < blocks; ++n)
-        larger_logit = fmaxf(larger_logit, fmaxf(logits[n][2 * half], logits[n][2 * half + 1]));
-      larger_logit = largest_of_row(larger_logit);
-      auto const shrink = exp2f(most[half] - larger_logit);
-      most[half] = larger_logit;
+      auto const largest = largest_of_row(larger_logit[half]);
+      auto const shrink = exp2f(by * (most[half] - largest));
+      most[half] = largest;
+      less[half] = by * largest;
       total[half] *= shrink;
 #pragma unroll
       for (int n = 0; n < Width / 8; ++n) {
         sums[n][2 * half] *= shrink;
         sums[n][2 * half + 1] *= shrink;
       }
-#pragma unroll
-      for (int n = 0; n < blocks; ++n)
-#pragma unroll
-        for (int e = 2 * half; e < 2 * half + 2; ++e) {
-          logits[n][e] = exp2f(logits[n][e] - larger_logit);
-          total[half] += logits[n][e];
-        }
     }
-    left_fragment p[blocks / 2];  // (16 queries, 64 keys)
-    as_left(p, logits);
-    multiply_by_tile<Width>(sums, p, values + place);
-    __syncthreads();  // the tiles may be written again
+#pragma unroll
+    for (int s = 0; s < tile_strips; ++s)
+      if (s < strips) {
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            logits[s][n][e] = exp2f(fmaf(by, logits[s][n][e], -less[e / 2]));
+            total[e / 2] += logits[s][n][e];
+          }
+        left_fragment p;  // (16 queries, 16 keys)
+        as_left(p, logits[s]);
+        multiply_by_strip<Width>(sums, p, strip_of<Width>(values, s));
+      }
   }
-  total[0] = sum_of_row(total[0]);
-  total[1] = sum_of_row(total[1]);
-  int const row = at.first + warp_row;
-  save_rows<Width>(sums, 1 / total[0], 1 / total[1],
-                   out + (at.begin + row) * x.width + at.head * x.head_width, x.width, at.length - row,
-                   x.head_width, store::overwrite);
-  if (lane_pair() == 0)
+};
+
+template <int Width>
+static __global__ void __launch_bounds__(tile_threads, Width <= 64 ? 4 : 2)
+    tiled_attention_forward_kernel(attention_inputs<bf16> x, bf16* out) {
+  head_tile const at(x);
+  if (at.first >= at.length)
+    return;
+  int const width = static_cast<int>(x.width), step = 3 * width;
+  int const last = keys_seen(x, at.first + tile_rows - 1, at.length);
+  auto const copy_keys = [&](int stage, int j) {
+    auto const* const from = x.qkv + at.place(x, j, 3) + width;
+    copy_tile<Width>(tile_of<Width>(stage, 0), from, step, last - j, x.head_width);
+    copy_tile<Width>(tile_of<Width>(stage, 1), from + width, step, last - j, x.head_width);
+    commit_copies();
+  };
+  auto* const queries = tile_of<Width>(1, 0);  // (64, Width), until the second tile of keys is on its way
+  copy_tile<Width>(queries, x.qkv + at.place(x, at.first, 3), step, at.length - at.first, x.head_width);
+  commit_copies();
+  copy_keys(0, 0);
+  wait_for_copies<1>();
+  __syncthreads();
+
+  query_strip<Width> mine(at.first + warp_of_block() * strip_rows);
+  bool const idle = mine.row >= at.length;
+  if (!idle)
+    load_left<Width>(mine.q, strip_of<Width>(queries, warp_of_block()));
+  for (int j = 0, stage = 0; j < last; j += tile_rows, stage = 1 - stage) {
+    int const strips = idle ? 0 : strips_before(keys_seen(x, mine.row + strip_rows - 1, at.length), j);
+    wait_for_copies<0>();
+    __syncthreads();  // these tiles are there, and nobody works on the other stage any more
+    if (j + tile_rows < last)
+      copy_keys(1 - stage, j + tile_rows);
+    if (strips > 0)
+      mine.see(x, at, j, strips, tile_of<Width>(stage, 0), tile_of<Width>(stage, 1));
+  }
+  __syncthreads();  // nobody works on tiles any more
+  if (idle)
+    return;
+  auto const upper = sum_of_row(mine.total[0]), lower = sum_of_row(mine.total[1]);
+  save_strip<Width>(mine.sums, 1 / upper, 1 / lower, out + at.place(x, mine.row, 1), width,
+                    at.length - mine.row, x.head_width, store::overwrite);
+  if (lane_of_warp() % 4 == 0)
     for (int half = 0; half < 2; ++half)
-      if (int const i = row + lane_group() + 8 * half; i < at.length)
+      if (int const i = mine.row + sum_row(2 * half); i < at.length)
         x.lse[at.head * x.segments.rows + at.begin + i] =
-            log_2 * (half == 0 ? most[0] + log2f(total[0]) : most[1] + log2f(total[1]));
+            half == 0 ? x.scale * mine.most[0] + logf(upper) : x.scale * mine.most[1] + logf(lower);
 }
 
 inline void tiled_attention_forward(device& c, attention_inputs<bf16> const& x, bf16* out) {
   with_tile_width(x.head_width, [&](auto width) {
     constexpr int w = width();
-    launch(c, tile_blocks(x), tile_threads, forward_bytes<w>, tiled_attention_forward_kernel<w>, x, out);
+    launch(c, tile_blocks(x), tile_threads, stages_bytes<w>, tiled_attention_forward_kernel<w>, x, out);
   });
 }
 

@@ -149,7 +149,7 @@ static __global__ void __launch_bounds__(plain_warps * 32)
 /// delta = the sum of dout * out along each row of each head.
 template <class T, int Parts>
 static __global__ void __launch_bounds__(plain_warps * 32)
-    attention_delta_kernel(attention_inputs<T> x, T const* out) {
+    plain_delta_kernel(attention_inputs<T> x, T const* out) {
   using A = accumulator_t<T>;
   auto const row = static_cast<extent_t>(blockIdx.x) * plain_warps + threadIdx.x / 32;
   if (row >= x.segments.rows)
@@ -259,6 +259,34 @@ void with_parts(int head_width, F const& f) {
     f(std::integral_constant<int, 4>{});
   else
     f(std::integral_constant<int, plain_width / 32>{});
+}
+
+template <class T>
+void plain_attention_forward(device& c, attention_inputs<T> const& x, T* out) {
+  with_parts(x.head_width, [&](auto parts) {
+    launch(c, plain_blocks(x.segments, x.heads), plain_warps * 32, 0,
+           plain_attention_forward_kernel<T, parts()>, x, out);
+  });
+}
+
+template <class T>
+void plain_attention_backward(device& c, attention_inputs<T> x, T const* out, T* dqkv, store how, T* dbias,
+                              store bias_how) {
+  x.delta = c.template scratch<accumulator_t<T>>(x.heads * x.segments.rows);
+  with_parts(x.head_width, [&](auto parts) {
+    constexpr int threads = plain_warps * 32, n = parts();
+    auto const heads = static_cast<unsigned>(x.heads);
+    auto const rows = (x.segments.rows + plain_warps - 1) / plain_warps;
+    launch(c, dim3(static_cast<unsigned>(rows), heads), threads, 0, plain_delta_kernel<T, n>, x, out);
+    auto const blocks = plain_blocks(x.segments, x.heads);
+    launch(c, blocks, threads, 0, plain_attention_backward_kernel<T, n, true>, x, dqkv, how);
+    launch(c, blocks, threads, 0, plain_attention_backward_kernel<T, n, false>, x, dqkv, how);
+    if (dbias == nullptr)
+      return;
+    auto const across = (x.side + plain_warps - 1) / plain_warps;
+    launch(c, dim3(static_cast<unsigned>(x.side * across), heads), threads, 0,
+           plain_attention_bias_kernel<T, n>, x, dbias, bias_how);
+  });
 }
 
 }  // namespace yoke::cuda::detail

@@ -1,111 +1,151 @@
 // What attention on the tensor cores is made of: tiles of bf16 rows in shared memory, and the products between them.
-// Four warps share a block; each has 16 rows of a product. Fragments are those of PTX's mma.m16n8k16: with g = lane / 4
-// and t = lane % 4 a lane holds, of a 16 x 8 block of sums, columns 2t and 2t + 1 of rows g (at 0, 1) and g + 8 (at 2, 3).
+// Four warps share a block; each has a strip of 16 rows, and meets the other operand's rows strip by strip: those that a
+// segment has not, or that are masked for all of a warp's rows, cost it nothing. Fragments are those of PTX's
+// mma.m16n8k16: with g = lane / 4 and t = lane % 4 a lane holds, of a 16 x 8 block of sums, columns 2t and 2t + 1 of rows
+// g (at 0, 1) and g + 8 (at 2, 3).
 #pragma once
 #include <yoke/cuda/attention_plain.cuh>
 #include <yoke/cuda/hardware.cuh>
 
 namespace yoke::cuda::detail {
 
-inline constexpr int tile_threads = 128;
-inline constexpr int tile_rows = 64;           // 16 for each warp
+inline constexpr int strip_rows = 16, tile_strips = 4;
+inline constexpr int tile_rows = strip_rows * tile_strips;
+inline constexpr int tile_threads = 32 * tile_strips;
 inline constexpr float masked_logit = -1e30f;  // of a key that a query does not see: its exponential is 0
-inline constexpr float log2_e = 1.44269504f, log_2 = 0.693147181f;
+inline constexpr float log2_e = 1.44269504f;
 
 /// A tile in shared memory: rows of `Width` elements, a step of 16 bytes more apart, so that eight rows of a matrix lie
 /// in different banks.
 template <int Width>
 inline constexpr int tile_step = Width + 8;
-template <int Rows, int Width>
-inline constexpr int tile_elements = Rows* tile_step<Width>;
+template <int Width>
+inline constexpr int tile_elements = tile_rows* tile_step<Width>;
+
+/// What a block has in dynamic shared memory: two stages of two tiles (64, Width). While one stage is worked on, the other
+/// is filled; at first it holds the tiles that the block keeps in registers.
+template <int Width>
+inline constexpr int stages_bytes = 4 * tile_elements<Width>* static_cast<int>(sizeof(bf16));
+template <int Width>
+__device__ inline bf16* tile_of(int stage, int number) {
+  return reinterpret_cast<bf16*>(dynamic_shared()) + (2 * stage + number) * tile_elements<Width>;
+}
+template <int Width>
+__device__ inline bf16* strip_of(bf16* tile, int strip) {
+  return tile + strip * strip_rows * tile_step<Width>;
+}
 
 /// 16 x 16 elements of bf16 as the left operand of a product.
 using left_fragment = std::uint32_t[4];
 /// 16 x 8 sums.
 using sum_fragment = float[4];
 
-__device__ inline int lane_group() {
-  return static_cast<int>(threadIdx.x) % 32 / 4;
+__device__ inline int lane_of_warp() {
+  return static_cast<int>(threadIdx.x) % 32;
 }
-__device__ inline int lane_pair() {
-  return static_cast<int>(threadIdx.x) % 4 * 2;
+__device__ inline int warp_of_block() {
+  return static_cast<int>(threadIdx.x) / 32;
+}
+/// Row and column of element e of the lane's sums in block n of a row of blocks.
+__device__ inline int sum_row(int e) {
+  return lane_of_warp() / 4 + e / 2 * 8;
+}
+__device__ inline int sum_column(int n, int e) {
+  return 8 * n + lane_of_warp() % 4 * 2 + e % 2;
 }
 
-/// Begins the copy of `rows` rows (the rest of `Rows` become zeros) of `head_width` elements (the rest of `Width` too);
-/// rows are `step` elements apart in global memory.
-template <int Rows, int Width>
-__device__ inline void copy_tile(bf16* tile, bf16 const* from, extent_t step, int rows, int head_width) {
+/// Begins the copy of `rows` rows of `head_width` elements, `step` elements apart in global memory; the rest of `Width`
+/// and the rest of the last strip become zeros, further strips stay as they are.
+template <int Width>
+__device__ inline void copy_tile(bf16* tile, bf16 const* from, int step, int rows, int head_width) {
   constexpr int pieces = Width / 8;  // of 16 bytes, in a row
-  for (int i = static_cast<int>(threadIdx.x); i < Rows * pieces; i += tile_threads) {
-    int const row = i / pieces, column = i % pieces * 8;
-    bool const inside = row < rows && column < head_width;
-    copy_16_async(tile + row * tile_step<Width> + column, inside ? from + row * step + column : from, inside);
-  }
+  constexpr int at_once = tile_threads / pieces, times = (tile_rows + at_once - 1) / at_once;  // rows
+  int const first = static_cast<int>(threadIdx.x) / pieces,
+            column = static_cast<int>(threadIdx.x) % pieces * 8;
+  int const wanted =
+      first < at_once ? min((rows + strip_rows - 1) / strip_rows, tile_strips) * strip_rows : 0;
+  bool const inside = column < head_width;
+  auto* const to = tile + first * tile_step<Width> + column;
+  from += first * step + column;
+#pragma unroll 2  // more at a time would take registers from the products
+  for (int i = 0; i < times; ++i)
+    if (int const row = first + i * at_once; row < wanted)
+      copy_16_async(to + i * at_once * tile_step<Width>, from + i * at_once * step, inside && row < rows);
 }
 
-/// Rows [0, 16), columns [k, k + 16) of a tile as a left operand.
+/// A strip (16, Width) as left operands of columns [0, 16), [16, 32), …
 template <int Width>
-__device__ inline void load_left(left_fragment& to, bf16 const* tile, int k) {
-  int const lane = static_cast<int>(threadIdx.x) % 32;
-  load_matrices(to, tile + lane % 16 * tile_step<Width> + k + lane / 16 * 8);
-}
-template <int Width>
-__device__ inline void load_left(left_fragment (&to)[Width / 16], bf16 const* tile) {
+__device__ inline void load_left(left_fragment (&to)[Width / 16], bf16 const* strip) {
+  auto const* const from = strip + lane_of_warp() % 16 * tile_step<Width> + lane_of_warp() / 16 * 8;
 #pragma unroll
-  for (int k = 0; k < Width / 16; ++k) load_left<Width>(to[k], tile, 16 * k);
+  for (int k = 0; k < Width / 16; ++k) load_matrices(to[k], from + 16 * k);
 }
 
-/// sums (16, 8 Blocks) += left (16, Width) * the transpose of a tile's rows (8 Blocks, Width); left(k) gives the left
-/// operand of columns [16 k, 16 k + 16).
-template <int Width, int Blocks, class Left>
-__device__ inline void multiply_by_rows(sum_fragment (&sums)[Blocks], Left const& left, bf16 const* tile) {
-  int const lane = static_cast<int>(threadIdx.x) % 32;
-  auto const* const from = tile + (lane / 16 * 8 + lane % 8) * tile_step<Width> + lane / 8 % 2 * 8;
+/// Where the lane's row of a strip is, for multiply_by_rows.
+template <int Width>
+__device__ inline bf16 const* lane_of_rows(bf16 const* strip) {
+  int const lane = lane_of_warp();
+  return strip + (lane / 16 * 8 + lane % 8) * tile_step<Width> + lane / 8 % 2 * 8;
+}
+/// sums (16, 16) += left (16, 16) * the transpose of columns [k, k + 16) of a strip.
+__device__ inline void multiply_step(sum_fragment (&sums)[2], left_fragment const& left,
+                                     bf16 const* lane_of_rows, int k) {
+  std::uint32_t b[4];  // (8 rows, 8 columns) of rows 0: columns k, k + 8; of rows 8: the same
+  load_matrices(b, lane_of_rows + k);
+  multiply_add(sums[0], left, b[0], b[1]);
+  multiply_add(sums[1], left, b[2], b[3]);
+}
+/// Of `Strips` strips: sums (16, 16) += left (16, Width) * the strip's transpose (Width, 16). Products of several strips
+/// take turns: a sum waits long for the one before.
+template <int Width, int Strips>
+__device__ inline void multiply_by_rows(sum_fragment (*sums)[2], left_fragment const (&left)[Width / 16],
+                                        bf16 const* strips) {
+  auto const* const from = lane_of_rows<Width>(strips);
+#pragma unroll
+  for (int k = 0; k < Width / 16; ++k)
+#pragma unroll
+    for (int s = 0; s < Strips; ++s)
+      multiply_step(sums[s], left[k], from + s * strip_rows * tile_step<Width>, 16 * k);
+}
+/// The same of one strip and one left operand each.
+template <int Width>
+__device__ inline void multiply_both_by_rows(sum_fragment (&sums)[2], left_fragment const (&left)[Width / 16],
+                                             bf16 const* strip, sum_fragment (&more_sums)[2],
+                                             left_fragment const (&more_left)[Width / 16],
+                                             bf16 const* more_strip) {
+  auto const *const from = lane_of_rows<Width>(strip), *const more_from = lane_of_rows<Width>(more_strip);
 #pragma unroll
   for (int k = 0; k < Width / 16; ++k) {
-    left_fragment a;
-    left(a, k);
-#pragma unroll
-    for (int n = 0; n < Blocks; n += 2) {
-      std::uint32_t b[4];  // (8 rows, 8 columns) of rows 8n: columns 0, 8; of rows 8n + 8: the same
-      load_matrices(b, from + 8 * n * tile_step<Width> + 16 * k);
-      multiply_add(sums[n], a, b[0], b[1]);
-      multiply_add(sums[n + 1], a, b[2], b[3]);
-    }
+    multiply_step(sums, left[k], from, 16 * k);
+    multiply_step(more_sums, more_left[k], more_from, 16 * k);
   }
 }
 
-/// sums (16, Width) += left (16, 16 Depth) * a tile (16 Depth, Width).
-template <int Width, int Depth>
-__device__ inline void multiply_by_tile(sum_fragment (&sums)[Width / 8], left_fragment const (&left)[Depth],
-                                        bf16 const* tile) {
-  int const lane = static_cast<int>(threadIdx.x) % 32;
-  auto const* const from = tile + lane % 16 * tile_step<Width> + lane / 16 * 8;
+/// sums (16, Width) += left (16, 16) * a strip (16, Width).
+template <int Width>
+__device__ inline void multiply_by_strip(sum_fragment (&sums)[Width / 8], left_fragment const& left,
+                                         bf16 const* strip) {
+  auto const* const from = strip + lane_of_warp() % 16 * tile_step<Width> + lane_of_warp() / 16 * 8;
 #pragma unroll
-  for (int k = 0; k < Depth; ++k) {
-#pragma unroll
-    for (int n = 0; n < Width / 8; n += 2) {
-      std::uint32_t b[4];  // transposed: rows 0, 8 of columns 8n; the same of columns 8n + 8
-      load_matrices_transposed(b, from + 16 * k * tile_step<Width> + 8 * n);
-      multiply_add(sums[n], left[k], b[0], b[1]);
-      multiply_add(sums[n + 1], left[k], b[2], b[3]);
-    }
+  for (int n = 0; n < Width / 8; n += 2) {
+    std::uint32_t b[4];  // transposed: rows 0, 8 of columns 8n; the same of columns 8n + 8
+    load_matrices_transposed(b, from + 8 * n);
+    multiply_add(sums[n], left, b[0], b[1]);
+    multiply_add(sums[n + 1], left, b[2], b[3]);
   }
 }
 
 __device__ inline std::uint32_t pack_pair(float low, float high) {
-  return static_cast<std::uint32_t>(narrow<bf16>(low).bits) |
-         static_cast<std::uint32_t>(narrow<bf16>(high).bits) << 16;
+  auto const pair = __floats2bfloat162_rn(low, high);
+  return static_cast<std::uint32_t>(__bfloat16_as_ushort(__low2bfloat16(pair))) |
+         static_cast<std::uint32_t>(__bfloat16_as_ushort(__high2bfloat16(pair))) << 16;
 }
-/// Sums (16, 8 Blocks), rounded to bf16, as the left operand of the next product.
-template <int Blocks>
-__device__ inline void as_left(left_fragment (&to)[Blocks / 2], sum_fragment const (&sums)[Blocks]) {
+/// Sums (16, 16), rounded to bf16, as the left operand of the next product.
+__device__ inline void as_left(left_fragment& to, sum_fragment const (&sums)[2]) {
 #pragma unroll
-  for (int k = 0; k < Blocks / 2; ++k) {
-    to[k][0] = pack_pair(sums[2 * k][0], sums[2 * k][1]);
-    to[k][1] = pack_pair(sums[2 * k][2], sums[2 * k][3]);
-    to[k][2] = pack_pair(sums[2 * k + 1][0], sums[2 * k + 1][1]);
-    to[k][3] = pack_pair(sums[2 * k + 1][2], sums[2 * k + 1][3]);
+  for (int n = 0; n < 2; ++n) {
+    to[2 * n] = pack_pair(sums[n][0], sums[n][1]);
+    to[2 * n + 1] = pack_pair(sums[n][2], sums[n][3]);
   }
 }
 
@@ -117,29 +157,44 @@ __device__ inline void clear(sum_fragment (&sums)[Blocks]) {
     for (int e = 0; e < 4; ++e) sums[n][e] = 0;
 }
 
-/// Rows [0, 16) of a head in global memory, `step` elements apart, = or += sums * by; of `rows` rows.
+/// A warp's strip of `rows` rows in global memory, `step` elements apart, = or += sums * by (`upper` for rows [0, 8),
+/// `lower` for the others). It goes through shared memory, where no tile may be wanted any more, to be written 16 bytes
+/// at a time.
 template <int Width>
-__device__ inline void save_rows(sum_fragment const (&sums)[Width / 8], float by_upper, float by_lower,
-                                 bf16* to, extent_t step, int rows, int head_width, store how) {
-  for (int half = 0; half < 2; ++half) {
-    int const row = lane_group() + 8 * half;
-    if (row >= rows)
-      continue;
-    auto const by = half == 0 ? by_upper : by_lower;
+__device__ inline void save_strip(sum_fragment const (&sums)[Width / 8], float upper, float lower, bf16* to,
+                                  extent_t step, int rows, int head_width, store how) {
+  // (16, Width) floats; rows of eight lanes' pairs lie in different banks
+  auto* const strip =
+      reinterpret_cast<float*>(dynamic_shared()) + warp_of_block() * strip_rows * tile_step<Width>;
+  __syncwarp();  // what was here before has been read
 #pragma unroll
-    for (int n = 0; n < Width / 8; ++n) {
-      if (8 * n >= head_width)
-        break;
-      auto* const pair = reinterpret_cast<std::uint32_t*>(to + row * step + 8 * n + lane_pair());
-      auto low = (half == 0 ? sums[n][0] : sums[n][2]) * by,
-           high = (half == 0 ? sums[n][1] : sums[n][3]) * by;
-      if (how == store::accumulate) {
-        auto const before = *pair;
-        low += __uint_as_float(before << 16);
-        high += __uint_as_float(before & 0xffff0000u);
-      }
-      *pair = pack_pair(low, high);
+  for (int n = 0; n < Width / 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {
+      auto const by = e == 0 ? upper : lower;
+      *reinterpret_cast<pack<float, 2>*>(strip + sum_row(e) * tile_step<Width> +
+                                         sum_column(n, e)) = {{sums[n][e] * by, sums[n][e + 1] * by}};
     }
+  __syncwarp();
+  constexpr int pieces = Width / 8;
+  for (int i = lane_of_warp(); i < strip_rows * pieces; i += 32) {
+    int const row = i / pieces, column = i % pieces * 8;
+    if (row >= rows || column >= head_width)
+      continue;
+    auto values = *reinterpret_cast<pack<float, 8> const*>(strip + row * tile_step<Width> + column);
+    auto* const place = reinterpret_cast<pack<std::uint32_t, 4>*>(to + row * step + column);
+    if (how == store::accumulate) {
+      auto const before = *place;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        values.at[2 * e] += __uint_as_float(before.at[e] << 16);
+        values.at[2 * e + 1] += __uint_as_float(before.at[e] & 0xffff0000u);
+      }
+    }
+    pack<std::uint32_t, 4> rounded;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) rounded.at[e] = pack_pair(values.at[2 * e], values.at[2 * e + 1]);
+    *place = rounded;
   }
 }
 
@@ -159,46 +214,61 @@ struct head_tile {
     length = x.segments.length(segment);
     begin = x.segments.begin(segment);
   }
+  /// Where a row begins among rows of `times` widths: 3 for qkv, and 1.
+  __device__ extent_t place(attention_inputs<bf16> const& x, int row, int times) const {
+    return (begin + row) * times * x.width + head * x.head_width;
+  }
 };
 inline dim3 tile_blocks(attention_inputs<bf16> const& x) {
   auto const tiles = (x.segments.longest + tile_rows - 1) / tile_rows;
   return dim3(static_cast<unsigned>(x.segments.count * tiles), static_cast<unsigned>(x.heads));
 }
 
-/// The logit of query i and key j to base 2, from their product; or masked_logit.
-__device__ inline float logit_base_2(attention_inputs<bf16> const& x, int head, int length, int i, int j,
-                                     float product) {
-  if (i >= length || j >= length || (x.causal && j > i))
-    return masked_logit;
-  auto logit = x.scale * product;
-  if (x.bias != nullptr)
-    logit += widen(x.bias[(static_cast<extent_t>(head) * x.side + i) * x.side + j]);
-  return log2_e * logit;
+/// The first key that a query, of a segment of `length`, does not see.
+__device__ inline int keys_seen(attention_inputs<bf16> const& x, int query, int length) {
+  return x.causal ? min(query + 1, length) : length;
+}
+/// Strips from row `from` on that have rows before `end`.
+__device__ inline int strips_before(int end, int from) {
+  return min((end - from + strip_rows - 1) / strip_rows, tile_strips);
 }
 
-/// Products of 16 rows from `row` on and 8 Blocks columns from `column` on become logits to base 2. Rows are queries and
-/// columns keys, or the other way round.
-template <bool RowsAreKeys, int Blocks>
-__device__ inline void to_logits(attention_inputs<bf16> const& x, int head, int length, int row, int column,
-                                 sum_fragment (&products)[Blocks]) {
-  int const last_row = row + 15, last_column = column + 8 * Blocks - 1;
-  bool const inside = last_row < length && last_column < length;
-  bool const seen = !x.causal || (RowsAreKeys ? last_row <= column : last_column <= row);
-  if (inside && seen && x.bias == nullptr) {
-    auto const by = log2_e * x.scale;
-#pragma unroll
-    for (int n = 0; n < Blocks; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) products[n][e] *= by;
+/// What products of queries and keys are added to, to become logits when they are scaled: the bias over the scale, or
+/// zeros. Rows are queries and columns keys, or the other way round.
+template <bool RowsAreKeys>
+__device__ inline void start_logits(attention_inputs<bf16> const& x, head_tile const& at, int row, int column,
+                                    sum_fragment (&to)[2]) {
+  clear(to);
+  if (x.bias == nullptr)
     return;
-  }
+  int const first_query = RowsAreKeys ? column : row, first_key = RowsAreKeys ? row : column;
+  auto const* const bias =
+      x.bias + (static_cast<extent_t>(at.head) * x.side + first_query) * x.side + first_key;
+  auto const by = x.scale * static_cast<float>(x.head_width);  // 1 / scale
 #pragma unroll
-  for (int n = 0; n < Blocks; ++n)
+  for (int n = 0; n < 2; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      int const r = row + lane_group() + e / 2 * 8, c = column + 8 * n + lane_pair() + e % 2;
-      products[n][e] = RowsAreKeys ? logit_base_2(x, head, length, c, r, products[n][e])
-                                   : logit_base_2(x, head, length, r, c, products[n][e]);
+      int const r = sum_row(e), c = sum_column(n, e);
+      int const query = RowsAreKeys ? c : r, key = RowsAreKeys ? r : c;
+      if (first_query + query < at.length && first_key + key < at.length)
+        to[n][e] = by * widen(bias[query * x.side + key]);
+    }
+}
+
+/// Hides what queries do not see, unless all 16 see all 16 keys.
+template <bool RowsAreKeys>
+__device__ inline void mask_logits(attention_inputs<bf16> const& x, int length, int row, int column,
+                                   sum_fragment (&logits)[2]) {
+  if ((RowsAreKeys ? row : column) + strip_rows <= keys_seen(x, RowsAreKeys ? column : row, length))
+    return;
+#pragma unroll
+  for (int n = 0; n < 2; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      int const r = row + sum_row(e), c = column + sum_column(n, e);
+      if ((RowsAreKeys ? r : c) >= keys_seen(x, RowsAreKeys ? c : r, length))
+        logits[n][e] = masked_logit;
     }
 }
 
