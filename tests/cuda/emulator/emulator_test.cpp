@@ -1,5 +1,5 @@
 // The emulator runs kernels as a card would: threads, barriers, warps, shared memory. And it finds what kernels do wrong.
-// Its other tests are in its folder.
+// Its other tests are beside this one.
 #include "cuda/emulator/trial.hpp"
 #include <algorithm>
 #include <numeric>
