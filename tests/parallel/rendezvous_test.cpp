@@ -141,8 +141,12 @@ TEST_CASE("ranks meet in any order, and rank 0's bytes reach all", "[parallel][r
       std::this_thread::sleep_for(60ms);
     auto here = local(rank, n, port);
     here.host = host;
-    if (char name[256]; host.empty())  // the machine's own name
-      here.host = ::gethostname(name, sizeof name) == 0 ? name : "localhost";
+    std::string problem;
+    if (char name[256]; host.empty() && ::gethostname(name, sizeof name) == 0)
+      here.host = name;
+    if (parallel::detail::resolve(here.host, port, problem)
+            .empty())           // a machine that does not know its own name,
+      here.host = "localhost";  // or no IPv6
     rendezvous meeting{here, {.timeout = 10s}};
     std::string heard;
     for (int round = 0; round < 3; ++round) {

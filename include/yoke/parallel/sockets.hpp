@@ -78,6 +78,11 @@ inline std::string text_of(address const& a) {
 
 /// The addresses of a name, IPv6 or IPv4; none, and `problem` says why, when there are none.
 inline std::vector<address> resolve(std::string const& host, int port, std::string& problem) {
+  if (host == "localhost") {  // the loopback (RFC 6761), also where no table of names says so
+    auto all = resolve("::1", port, problem);
+    for (auto const& a : resolve("127.0.0.1", port, problem)) all.push_back(a);
+    return all;
+  }
   addrinfo wanted{}, *found = nullptr;
   wanted.ai_socktype = SOCK_STREAM;
   if (auto const status = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &wanted, &found);
