@@ -8,6 +8,7 @@ namespace mine {
 struct context {
   using element = float;
   using accumulator = float;
+  static constexpr yoke::device_traits traits{};
   template <class V>
   struct buffer {};
   yoke::stack_arena memory;
