@@ -31,11 +31,15 @@ static __global__ void __launch_bounds__(tile_threads)
     x.delta[head * x.segments.rows + row] = sum;
 }
 
+/// Blocks of keys that a multiprocessor's registers are shared out to.
+template <int Width>
+inline constexpr int key_blocks = Width <= 32   ? 4
+                                  : Width <= 64 ? 3
+                                                : 2;
+
 /// dK and dV of a tile of keys.
 template <int Width>
-static __global__ void __launch_bounds__(tile_threads, Width <= 32   ? 4
-                                                       : Width <= 64 ? 3
-                                                                     : 2)
+static __global__ void __launch_bounds__(tile_threads, key_blocks<Width>)
     tiled_key_gradient_kernel(attention_inputs<bf16> x, bf16* dqkv, store how) {
   // Of each stage's 64 queries: the log-sum-exp to base 2, and behind them delta.
   __shared__ float statistics[2 * 2 * tile_rows];
@@ -166,7 +170,7 @@ struct query_gradients {
 
 /// dQ of a tile of queries.
 template <int Width>
-static __global__ void __launch_bounds__(tile_threads, Width <= 64 ? 4 : 2)
+static __global__ void __launch_bounds__(tile_threads, query_blocks<Width>)
     tiled_query_gradient_kernel(attention_inputs<bf16> x, bf16* dqkv, store how) {
   head_tile const at(x);
   if (at.first >= at.length)

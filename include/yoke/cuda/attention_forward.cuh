@@ -78,7 +78,7 @@ struct query_strip {
 };
 
 template <int Width>
-static __global__ void __launch_bounds__(tile_threads, Width <= 64 ? 4 : 2)
+static __global__ void __launch_bounds__(tile_threads, query_blocks<Width>)
     tiled_attention_forward_kernel(attention_inputs<bf16> x, bf16* out) {
   head_tile const at(x);
   if (at.first >= at.length)

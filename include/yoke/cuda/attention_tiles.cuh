@@ -35,6 +35,10 @@ __device__ inline bf16* strip_of(bf16* tile, int strip) {
   return tile + strip * strip_rows * tile_step<Width>;
 }
 
+/// Blocks of queries that a multiprocessor's registers are shared out to.
+template <int Width>
+inline constexpr int query_blocks = Width <= 64 ? 4 : 2;
+
 /// 16 x 16 elements of bf16 as the left operand of a product.
 using left_fragment = std::uint32_t[4];
 /// 16 x 8 sums.
