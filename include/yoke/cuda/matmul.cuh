@@ -19,13 +19,6 @@ static __global__ void fill_rows_kernel(extent_t elements, extent_t columns, A c
 }
 
 template <class Y, class A>
-static __global__ void copy_bias_kernel(extent_t columns, A const* bias, Y* to) {
-  auto const stride = static_cast<extent_t>(gridDim.x) * blockDim.x;
-  for (auto i = static_cast<extent_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < columns; i += stride)
-    to[i] = narrow<Y>(bias[i]);
-}
-
-template <class Y, class A>
 void fill_rows(device& c, A const* bias, view<Y, 2> d) {
   launch(c, blocks_for(c, d.size(), 256), 256, 0, fill_rows_kernel<Y, A>, d.size(), d.extent(1), bias,
          d.data);
@@ -40,7 +33,7 @@ Y const* bias_for_product(device& c, view<A const, 1> bias) {
       return bias.data;
   auto const columns = bias.extent(0);
   auto* const copy = c.scratch<Y>(columns);
-  launch(c, blocks_for(c, columns, 256), 256, 0, copy_bias_kernel<Y, A>, columns, bias.data, copy);
+  fill_rows(c, bias.data, view<Y, 2>{copy, {{1, columns}}});
   return copy;
 }
 
