@@ -116,18 +116,18 @@ class kernels {
     auto const x = made<T>(c_, shape{n}, 1), y = made<T>(c_, shape{n}, 2), z = make<T>(c_, shape{n});
     copy_ = copy_speed(z.data, x.data, static_cast<std::size_t>(n) * sizeof(T));
     double const e = sizeof(T);
-    for (auto [kind, name] : {std::pair{gelu_kind::erf, "gelu erf"},
-                              {gelu_kind::tanh, "gelu tanh"},
-                              {gelu_kind::quick, "gelu quick"}}) {
-      gelu_forward(c_, kind, x, z);
+    for (auto [kind, name] : {std::pair{activation::gelu, "gelu erf"},
+                              {activation::gelu_tanh, "gelu tanh"},
+                              {activation::gelu_quick, "gelu quick"}}) {
+      activation_forward(c_, kind, x, z);
       auto const v = static_cast<double>(x.data[7]);
-      check(near(z.data[7], kind == gelu_kind::quick ? v / (1 + std::exp(-1.702 * v))
-                                                     : v * 0.5 * std::erfc(-v / std::sqrt(2.0))) ||
-                kind == gelu_kind::tanh,
+      check(near(z.data[7], kind == activation::gelu_quick ? v / (1 + std::exp(-1.702 * v))
+                                                           : v * 0.5 * std::erfc(-v / std::sqrt(2.0))) ||
+                kind == activation::gelu_tanh,
             name);
-      time(name, n, 2 * e, [&, k = kind] { gelu_forward(c_, k, x, z); });
+      time(name, n, 2 * e, [&, k = kind] { activation_forward(c_, k, x, z); });
       time((std::string(name) + ", backward").c_str(), n, 3 * e,
-           [&, k = kind] { gelu_backward(c_, k, x, y, z, store::overwrite); });
+           [&, k = kind] { activation_backward(c_, k, x, y, z, store::overwrite); });
     }
     add(c_, x, y, z);
     check(near(z.data[9], static_cast<double>(x.data[9]) + static_cast<double>(y.data[9])), "add");

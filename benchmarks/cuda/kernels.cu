@@ -50,8 +50,10 @@ struct gelu {
   typename C::template buffer<T> dy = bench::copy_on(c, bench::noise<T>(n, 2));
   typename C::template buffer<T> y{c, n}, dx{c, n};
 
-  void forward() { gelu_forward(c, gelu_kind::erf, x.view(), y.view()); }
-  void backward() { gelu_backward(c, gelu_kind::erf, x.view(), dy.view(), dx.view(), store::overwrite); }
+  void forward() { activation_forward(c, activation::gelu, x.view(), y.view()); }
+  void backward() {
+    activation_backward(c, activation::gelu, x.view(), dy.view(), dx.view(), store::overwrite);
+  }
 };
 
 template <class C>

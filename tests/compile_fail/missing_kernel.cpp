@@ -1,4 +1,4 @@
-// expects: gelu_forward.*was not declared|undeclared identifier .gelu_forward
+// expects: activation_forward.*was not declared|undeclared identifier .activation_forward
 // A context without a kernel that a model calls: the error names the kernel.
 #include <yoke/core/backend.hpp>
 #include <yoke/ops/pointwise.hpp>
@@ -17,12 +17,14 @@ struct context {
 };
 
 template <class... Rest>
-void gelu_backward(context&, Rest&&...) {}
+void activation_backward(context&, Rest&&...) {}
 #ifdef VALID
 template <class... Rest>
-void gelu_forward(context&, Rest&&...) {}
+void activation_forward(context&, Rest&&...) {}
 #endif
 
 }  // namespace mine
 
-void use(yoke::tape<mine::context>& tape, yoke::value<2> x) { yoke::ops::gelu(tape, x); }
+void use(yoke::tape<mine::context>& tape, yoke::value<2> x) {
+  yoke::ops::activate(tape, x);
+}

@@ -89,9 +89,9 @@ TEMPLATE_TEST_CASE("kernels allocate nothing the second time", "", double, float
 #define NONE(...) CHECK(allocations_of([&] { __VA_ARGS__; }) == 0)
   NONE(linear_forward(c, x.read(), w.read(), bias.read(), y.view()));
   NONE(gemm(c, transpose::yes, transpose::no, x.read(), dy.read(), dw.view(), store::accumulate));
-  for (auto kind : {yoke::gelu_kind::erf, yoke::gelu_kind::tanh, yoke::gelu_kind::quick}) {
-    NONE(gelu_forward(c, kind, flat_read(x), flat(y)));
-    NONE(gelu_backward(c, kind, flat_read(x), flat_read(dy), flat(y), store::accumulate));
+  for (auto kind : {yoke::activation::gelu, yoke::activation::gelu_tanh, yoke::activation::gelu_quick}) {
+    NONE(activation_forward(c, kind, flat_read(x), flat(y)));
+    NONE(activation_backward(c, kind, flat_read(x), flat_read(dy), flat(y), store::accumulate));
   }
   NONE(add(c, flat_read(x), flat_read(dy), flat(y)));
   NONE(convert(c, flat_read(x), flat(wide), store::accumulate));

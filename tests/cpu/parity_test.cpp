@@ -44,13 +44,13 @@ TEMPLATE_TEST_CASE("gelu is PyTorch's", "", double, float) {
   auto const file = golden("gelu");
   auto const x = load<TestType, 1>(file, "input/x"), dy = load<TestType, 1>(file, "upstream/output");
   auto const allowed = std::is_same_v<TestType, double> ? 1e-14 : 1e-6;
-  for (auto [kind, name] : {std::pair{yoke::gelu_kind::erf, "erf"},
-                            {yoke::gelu_kind::tanh, "tanh"},
-                            {yoke::gelu_kind::quick, "quick"}}) {
+  for (auto [kind, name] : {std::pair{yoke::activation::gelu, "erf"},
+                            {yoke::activation::gelu_tanh, "tanh"},
+                            {yoke::activation::gelu_quick, "quick"}}) {
     INFO(name);
     tensor<TestType, 1> y{x.shape}, dx{x.shape};
-    gelu_forward(device<TestType>(), kind, x.read(), y.view());
-    gelu_backward(device<TestType>(), kind, x.read(), dy.read(), dx.view(), store::overwrite);
+    activation_forward(device<TestType>(), kind, x.read(), y.view());
+    activation_backward(device<TestType>(), kind, x.read(), dy.read(), dx.view(), store::overwrite);
     CHECK(difference(y, file, std::string("output/") + name) < allowed);
     CHECK(difference(dx, file, std::string("gradient/") + name) < allowed);
   }

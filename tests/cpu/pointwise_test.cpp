@@ -5,34 +5,48 @@
 #include <limits>
 
 using namespace checks;
-using yoke::gelu_kind;
+using yoke::activation;
 
 namespace {
 
-double gelu(gelu_kind kind, double x) {
+double function(activation kind, double x) {
   switch (kind) {
-    case gelu_kind::erf:
+    case activation::identity:
+      return x;
+    case activation::silu:
+      return x / (1 + std::exp(-x));
+    case activation::tanh:
+      return std::tanh(x);
+    case activation::gelu:
       return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
-    case gelu_kind::tanh: {
+    case activation::gelu_tanh: {
       auto const u = std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
       return x / (1 + std::exp(-2 * u));
     }
-    case gelu_kind::quick:
+    case activation::gelu_quick:
       return x / (1 + std::exp(-1.702 * x));
   }
   return 0;
 }
 
-double slope(gelu_kind kind, double x) {
+double slope(activation kind, double x) {
   auto const pi = 3.14159265358979323846;
   switch (kind) {
-    case gelu_kind::erf:
+    case activation::identity:
+      return 1;
+    case activation::silu: {
+      auto const s = 1 / (1 + std::exp(-x));
+      return s * (1 + x * (1 - s));
+    }
+    case activation::tanh:
+      return 1 - std::tanh(x) * std::tanh(x);
+    case activation::gelu:
       return 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-x * x / 2) / std::sqrt(2 * pi);
-    case gelu_kind::tanh: {
+    case activation::gelu_tanh: {
       auto const t = std::tanh(std::sqrt(2 / pi) * (x + 0.044715 * x * x * x));
       return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * std::sqrt(2 / pi) * (1 + 3 * 0.044715 * x * x);
     }
-    case gelu_kind::quick: {
+    case activation::gelu_quick: {
       auto const s = 1 / (1 + std::exp(-1.702 * x));
       return s * (1 + 1.702 * x * (1 - s));
     }
@@ -40,23 +54,25 @@ double slope(gelu_kind kind, double x) {
   return 0;
 }
 
-auto const every_kind = {gelu_kind::erf, gelu_kind::tanh, gelu_kind::quick};
+auto const every_gelu = {activation::gelu, activation::gelu_tanh, activation::gelu_quick, activation::silu};
+auto const every_kind = {activation::identity,   activation::gelu, activation::gelu_tanh,
+                         activation::gelu_quick, activation::silu, activation::tanh};
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("gelu and its gradient", "", double, float, bf16) {
+TEMPLATE_TEST_CASE("activations and their gradients", "", double, float, bf16) {
   auto const n = GENERATE(as<extent_t>{}, 0, 1, 15, 16, 17, 100, 20011);
   tensor<TestType, 1> const x{{{n}}, 1, 2}, dy{{{n}}, 2};
   for (auto kind : every_kind) {
     tensor<TestType, 1> y{{{n}}};
-    gelu_forward(device<TestType>(), kind, x.read(), y.view());
+    activation_forward(device<TestType>(), kind, x.read(), y.view());
     std::vector<double> e;
-    for (extent_t i = 0; i < n; ++i) e.push_back(gelu(kind, x[i]));
+    for (extent_t i = 0; i < n; ++i) e.push_back(function(kind, x[i]));
     near(y, e);
     for (auto how : {store::overwrite, store::accumulate}) {
       tensor<TestType, 1> const before{{{n}}, 3};
       auto dx = before;
-      gelu_backward(device<TestType>(), kind, x.read(), dy.read(), dx.view(), how);
+      activation_backward(device<TestType>(), kind, x.read(), dy.read(), dx.view(), how);
       for (extent_t i = 0; i < n; ++i) e[at(i)] = stored(how, before[i], slope(kind, x[i]) * dy[i]);
       near(dx, e, 3);
     }
@@ -69,12 +85,12 @@ TEST_CASE("gelu of floats is within 1e-6 everywhere, its tail relatively, its gr
   for (std::size_t i = 0; i < x.data.size(); ++i) x.data[i] = -20 + static_cast<float>(i) * 1e-4f;
   tensor<float, 1> y{x.shape}, dx{x.shape}, one{x.shape};
   std::fill(one.data.begin(), one.data.end(), 1.0f);
-  for (auto kind : every_kind) {
-    gelu_forward(c, kind, x.read(), y.view());
-    gelu_backward(c, kind, x.read(), one.read(), dx.view(), store::overwrite);
+  for (auto kind : every_gelu) {
+    activation_forward(c, kind, x.read(), y.view());
+    activation_backward(c, kind, x.read(), one.read(), dx.view(), store::overwrite);
     double worst = 0, worst_relative = 0, worst_slope = 0;
     for (extent_t i = 0; i < x.shape[0]; ++i) {
-      auto const e = gelu(kind, x[i]);
+      auto const e = function(kind, x[i]);
       worst = std::max(worst, std::abs(y[i] - e) / std::max(1.0, std::abs(e)));
       if (x[i] > -8 && x[i] < -0.1)
         worst_relative = std::max(worst_relative, std::abs(y[i] / e - 1));
@@ -87,19 +103,19 @@ TEST_CASE("gelu of floats is within 1e-6 everywhere, its tail relatively, its gr
 }
 
 TEMPLATE_TEST_CASE("gelu far out, and of what is not a number", "", double, float, bf16) {
-  for (auto kind : every_kind) {
+  for (auto kind : every_gelu) {
     tensor<TestType, 1> x{{{6}}}, y{{{6}}}, dx{{{6}}}, dy{{{6}}};
     float const far[] = {1e4f, -1e4f, 3e37f, -3e37f, 0.0f, std::numeric_limits<float>::quiet_NaN()};
     for (std::size_t i = 0; i < 6; ++i)
       x.data[i] = static_cast<TestType>(far[i]), dy.data[i] = static_cast<TestType>(1.0f);
-    gelu_forward(device<TestType>(), kind, x.read(), y.view());
-    gelu_backward(device<TestType>(), kind, x.read(), dy.read(), dx.view(), store::overwrite);
+    activation_forward(device<TestType>(), kind, x.read(), y.view());
+    activation_backward(device<TestType>(), kind, x.read(), dy.read(), dx.view(), store::overwrite);
     for (extent_t i = 0; i < 5; ++i) {
       INFO("kind " << int(kind) << " at " << x[i]);
       CHECK(y[i] == (x[i] > 0 ? x[i] : 0.0));
       if (x[i] == 0)
         CHECK(std::abs(dx[i] - 0.5) < 1e-6);
-      else if (kind != gelu_kind::tanh || std::abs(x[i]) < 1e10)  // beyond, x^3 overflows
+      else if (kind != activation::gelu_tanh || std::abs(x[i]) < 1e10)  // beyond, x^3 overflows
         CHECK(dx[i] == (x[i] > 0 ? 1 : 0));
     }
     CHECK(is_nan(y[5]));

@@ -6,11 +6,13 @@
 #include <limits>
 
 using namespace twins;
-using yoke::gelu_kind;
+using yoke::activation;
 
 namespace {
 
-auto const every_kind = {gelu_kind::erf, gelu_kind::tanh, gelu_kind::quick};
+auto const every_gelu = {activation::gelu, activation::gelu_tanh, activation::gelu_quick, activation::silu};
+auto const every_kind = {activation::identity,   activation::gelu, activation::gelu_tanh,
+                         activation::gelu_quick, activation::silu, activation::tanh};
 
 /// `count` numbers from `first` on, `step` apart.
 template <class T>
@@ -22,7 +24,7 @@ tensor<T, 1> spaced(double first, double step, extent_t count) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("gelu and its gradient on the card", "", double, float, bf16) {
+TEMPLATE_TEST_CASE("activations and their gradients on the card", "", double, float, bf16) {
   auto& c = card<TestType>();
   auto const n = GENERATE(as<extent_t>{}, 0, 1, 7, 8, 9, 2047, 20011),
              offset = GENERATE(as<extent_t>{}, 0, 1);
@@ -32,14 +34,14 @@ TEMPLATE_TEST_CASE("gelu and its gradient on the card", "", double, float, bf16)
     INFO("kind " << int(kind));
     tensor<TestType, 1> y{{{n}}};
     on const d_y{c, y, offset};
-    gelu_forward(c, kind, dx_in.read(), d_y.view());
-    gelu_forward(device<TestType>(), kind, x.read(), y.view());
+    activation_forward(c, kind, dx_in.read(), d_y.view());
+    activation_forward(device<TestType>(), kind, x.read(), y.view());
     same(d_y.back(c), y);
     for (auto how : {store::overwrite, store::accumulate}) {
       auto dx = before;
       on const d_dx{c, dx};
-      gelu_backward(c, kind, dx_in.read(), d_dy.read(), d_dx.view(), how);
-      gelu_backward(device<TestType>(), kind, x.read(), dy.read(), dx.view(), how);
+      activation_backward(c, kind, dx_in.read(), d_dy.read(), d_dx.view(), how);
+      activation_backward(device<TestType>(), kind, x.read(), dy.read(), dx.view(), how);
       same(d_dx.back(c), dx, 4);
     }
   }
@@ -52,9 +54,9 @@ TEST_CASE("gelu of floats on the card is right far into the negative tail") {
   tensor<double, 1> wide{exact}, e{exact};
   for (std::size_t i = 0; i < wide.data.size(); ++i) wide.data[i] = static_cast<double>(x.data[i]);
   on const d_x{c, x}, d_y{c, x};
-  for (auto kind : every_kind) {
-    gelu_forward(c, kind, d_x.read(), d_y.view());
-    gelu_forward(device<double>(), kind, wide.read(), e.view());
+  for (auto kind : every_gelu) {
+    activation_forward(c, kind, d_x.read(), d_y.view());
+    activation_forward(device<double>(), kind, wide.read(), e.view());
     auto const y = d_y.back(c);
     double worst = 0, worst_relative = 0;
     for (extent_t i = 0; i < 40001; ++i) {
@@ -76,16 +78,16 @@ TEMPLATE_TEST_CASE("gelu far out, and of what is not a number, on the card", "",
     dy.data[i] = static_cast<TestType>(1.0f);
   }
   on const d_x{c, x}, d_dy{c, dy}, d_y{c, x}, d_dx{c, x};
-  for (auto kind : every_kind) {
-    gelu_forward(c, kind, d_x.read(), d_y.view());
-    gelu_backward(c, kind, d_x.read(), d_dy.read(), d_dx.view(), store::overwrite);
+  for (auto kind : every_gelu) {
+    activation_forward(c, kind, d_x.read(), d_y.view());
+    activation_backward(c, kind, d_x.read(), d_dy.read(), d_dx.view(), store::overwrite);
     auto const y = d_y.back(c), dx = d_dx.back(c);
     for (extent_t i = 0; i < 5; ++i) {
       INFO("kind " << int(kind) << " at " << x[i]);
       CHECK(y[i] == (x[i] > 0 ? x[i] : 0.0));
       if (x[i] == 0)
         CHECK(std::abs(dx[i] - 0.5) < 1e-6);
-      else if (kind != gelu_kind::tanh || std::abs(x[i]) < 1e10)  // beyond, x^3 overflows
+      else if (kind != activation::gelu_tanh || std::abs(x[i]) < 1e10)  // beyond, x^3 overflows
         CHECK(dx[i] == (x[i] > 0 ? 1 : 0));
     }
     CHECK(is_nan(y[5]));

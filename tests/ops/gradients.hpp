@@ -46,15 +46,17 @@ TEST_CASE("linear, with and without bias", "[gradient]") {
       list, [&](auto& t, value<3> x) { return without(t, with(t, x)); }, shape{2, 3, 5});
 }
 
-TEST_CASE("gelu of each kind", "[gradient]") {
-  for (auto kind : {gelu_kind::erf, gelu_kind::tanh, gelu_kind::quick})
+TEST_CASE("each activation", "[gradient]") {
+  for (auto kind : {activation::identity, activation::gelu, activation::gelu_tanh, activation::gelu_quick,
+                    activation::silu, activation::tanh})
     check(
-        {}, [&](auto& t, value<2> x) { return ops::gelu(t, x, kind); }, shape{4, 7});
+        {}, [&](auto& t, value<2> x) { return ops::activate(t, x, kind); }, shape{4, 7});
 }
 
 TEST_CASE("a value used twice gathers both gradients", "[gradient]") {
   check(
-      {}, [](auto& t, value<2> x) { return ops::sum(t, ops::gelu(t, x), ops::sum(t, x, x)); }, shape{3, 5});
+      {}, [](auto& t, value<2> x) { return ops::sum(t, ops::activate(t, x), ops::sum(t, x, x)); },
+      shape{3, 5});
 }
 
 TEST_CASE("layer norm", "[gradient]") {

@@ -55,6 +55,7 @@ struct sample_arguments {
   view<A const, 2> a2;
   view<A, 1> s1;
   view<A, 2> s2;
+  view<A, 3> s3;
   view<std::int32_t const, 1> ids;
   view<std::uint8_t const, 2> bytes;
   segments seg;
@@ -73,9 +74,9 @@ concept matrix_kernels = requires(sample_arguments<C> x, transpose t, store how)
 };
 
 template <class C>
-concept pointwise_kernels = requires(sample_arguments<C> x, gelu_kind g, std::array<float, 3> p, store how) {
-  gelu_forward(x.c, g, x.e1, x.m1);
-  gelu_backward(x.c, g, x.e1, x.e1, x.m1, how);  // x, dy -> dx
+concept pointwise_kernels = requires(sample_arguments<C> x, activation f, std::array<float, 3> p, store how) {
+  activation_forward(x.c, f, x.e1, x.m1);
+  activation_backward(x.c, f, x.e1, x.e1, x.m1, how);  // x, dy -> dx
   add(x.c, x.e1, x.e1, x.m1);
   convert(x.c, x.e1, x.m1, how);  // copies, or accumulates, between any two of E and A
   convert(x.c, x.e1, x.s1, how);
@@ -123,6 +124,46 @@ concept token_kernels = requires(sample_arguments<C> x, attention_shape a, pool_
   pool_forward(x.c, p, x.seg, x.e2, x.m2);
   pool_backward(x.c, p, x.seg, x.e2, x.m2,
                 how);  // overwrite also zeroes the rows that were not pooled
+};
+
+template <class C>
+concept image_kernels = requires(sample_arguments<C> x, window w, window_pool_kind p, grid g, store how) {
+  // images are (batch, height, width, channels), y's extents those that the window gives
+  convolution_forward(x.c, w, x.e4, x.e2, x.a1,
+                      x.m4);  // x, weights (out, size size in), bias (optional) -> y
+  convolution_backward_input(x.c, w, x.e2, x.e4, x.m4, how);    // weights, dy -> dx
+  convolution_backward_weights(x.c, w, x.e4, x.e4, x.s2, how);  // x, dy -> dweights
+  depthwise_forward(x.c, w, x.e4, x.e2, x.m4);                  // x, weights (size size, channels) -> y
+  depthwise_backward_input(x.c, w, x.e2, x.e4, x.m4, how);
+  depthwise_backward_weights(x.c, w, x.e4, x.e4, x.s2, how);
+  window_pool_forward(x.c, p, w, x.e4, x.m4);
+  window_pool_backward(x.c, p, w, x.e4, x.e4, x.m4, how);  // x, dy -> dx
+  // rows, one line of logits a segment -> rows times the logits' sigmoid
+  gate_forward(x.c, x.seg, x.e2, x.e2, x.m2);
+  gate_backward(x.c, x.seg, x.e2, x.e2, x.e2, x.m2, how, x.m2, how);  // x, z, dy -> dx, dz (each optional)
+  // table (heads, 2 height - 1, 2 width - 1) -> (heads, tokens, tokens): the entry at query - key
+  relative_bias_forward(x.c, g, x.e3, x.m3);
+  relative_bias_backward(x.c, g, x.e3, x.s3, how);
+};
+
+template <class C>
+concept activated_norm_kernels = requires(sample_arguments<C> x, activation f, store how) {
+  // as layer_norm, and f after it
+  layer_norm_activation_forward(x.c, f, x.e2, x.a1, x.a1, x.real, x.m2, x.s1, x.s1);
+  layer_norm_activation_backward(x.c, f, x.e2, x.a1, x.a1, x.a1, x.a1, x.e2, x.m2, how, x.s1, x.s1);
+  batch_statistics(x.c, x.e2, x.s1, x.s1);  // (rows, width) -> mean, biased variance of each column
+  // x, mean, variance, gain, bias, epsilon -> f(y)
+  batch_norm_forward(x.c, f, x.e2, x.a1, x.a1, x.a1, x.a1, x.real, x.m2);
+  // x, mean, variance, gain, bias, epsilon, dy -> dx (optional) with `how`; dgain and dbias accumulate.
+  // true: mean and variance are x's own; false: constants
+  batch_norm_backward(x.c, f, true, x.e2, x.a1, x.a1, x.a1, x.a1, x.real, x.e2, x.m2, how, x.s1, x.s1);
+};
+
+template <class C>
+concept classification_kernels = requires(sample_arguments<C> x) {
+  // label smoothing, factor of the gradient, logits (rows, classes), labels (rows) -> dlogits, and the sums over rows
+  // of the loss and of hits (2)
+  softmax_cross_entropy(x.c, 0.1, 1.0, x.e2, x.ids, x.m2, x.s1);
 };
 
 template <class C>

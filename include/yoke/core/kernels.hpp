@@ -6,9 +6,9 @@
 
 namespace yoke {
 
-/// Gaussian error linear units (Hendrycks & Gimpel, arXiv 1606.08415): x·Φ(x) exactly, its tanh
-/// form, and OpenAI's x·sigmoid(1.702 x).
-enum class gelu_kind { erf, tanh, quick };
+/// Element by element. Gaussian error linear units (Hendrycks & Gimpel, arXiv 1606.08415): x·Φ(x) exactly, its tanh
+/// form, and OpenAI's x·sigmoid(1.702 x); SiLU, x·sigmoid(x) (the same paper); the hyperbolic tangent.
+enum class activation { identity, gelu, gelu_tanh, gelu_quick, silu, tanh };
 
 /// One embedding for each segment: the mean of its rows, its first row (class token), its last (end of text), or the
 /// mean of all rows but the first (patches that a class token attended to).
@@ -18,6 +18,25 @@ enum class pool_kind { mean, first, last, mean_rest };
 struct attention_shape {
   extent_t heads = 1;
   bool causal = false;
+};
+
+/// A square window that moves over the height and width of images, zeros (for a maximum: nothing) beyond their edges.
+struct window {
+  extent_t size = 3;
+  extent_t stride = 1;
+  extent_t padding = 1;  // on each of the four sides
+
+  constexpr extent_t output(extent_t input) const { return (input + 2 * padding - size) / stride + 1; }
+};
+
+/// What becomes of the pixels under a window. The mean of a window that covers edges is over all its places.
+enum class window_pool_kind { max, mean };
+
+/// The height and width of a grid of tokens.
+struct grid {
+  extent_t height, width;
+
+  constexpr extent_t tokens() const { return height * width; }
 };
 
 /// What every backend's attention demands of its arguments' shapes.

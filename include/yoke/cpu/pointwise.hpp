@@ -1,8 +1,8 @@
-// Element by element: GELU, sums, conversions, pixels.
+// Element by element: activations, sums, conversions, pixels.
 #pragma once
 #include <yoke/core/kernels.hpp>
+#include <yoke/cpu/activation.hpp>
 #include <yoke/cpu/lines.hpp>
-#include <yoke/cpu/vector_math.hpp>
 
 #include <array>
 #include <cstdint>
@@ -20,80 +20,24 @@ void map_parallel(extent_t n, store how, F const& f, T* to, From const*... from)
   });
 }
 
-/// x P(X <= x), X normal
-struct gelu_erf {
-  template <class V>
-  static V value(V x) {
-    return x * normal(x).value;
-  }
-  template <class V>
-  static V slope(V x) {
-    auto const p = normal(x);
-    return p.value + x * p.slope;
-  }
-};
-
-/// x logistic(x (a + b x^2)), a = 2 sqrt(2 / pi), b = 0.044715 a: equal to the form with tanh, and right
-/// in the negative tail.
-struct gelu_tanh {
-  static constexpr double a = 1.5957691216057308, b = 0.044715 * a;
-
-  template <class V>
-  static V value(V x) {
-    using A = lane_t<V>;
-    return x * logistic(x * (A(a) + x * x * A(b))).value;
-  }
-  template <class V>
-  static V slope(V x) {
-    using A = lane_t<V>;
-    auto const p = logistic(x * (A(a) + x * x * A(b)));
-    return p.value + x * p.slope * (A(a) + x * x * A(3 * b));
-  }
-};
-
-/// x logistic(1.702 x)
-struct gelu_quick {
-  template <class V>
-  static V value(V x) {
-    return x * logistic(x * lane_t<V>(1.702)).value;
-  }
-  template <class V>
-  static V slope(V x) {
-    auto const p = logistic(x * lane_t<V>(1.702));
-    return p.value + x * p.slope * lane_t<V>(1.702);
-  }
-};
-
-template <class F>
-void with_gelu(gelu_kind kind, F const& f) {
-  switch (kind) {
-    case gelu_kind::erf:
-      return f(gelu_erf{});
-    case gelu_kind::tanh:
-      return f(gelu_tanh{});
-    case gelu_kind::quick:
-      return f(gelu_quick{});
-  }
-}
-
 }  // namespace detail
 
-/// y = gelu(x)
+/// y = f(x)
 template <class T>
-void gelu_forward(context<T>&, gelu_kind kind, view<std::type_identity_t<T> const, 1> x,
-                  view<std::type_identity_t<T>, 1> y) {
-  detail::with_gelu(kind, [&](auto g) {
+void activation_forward(context<T>&, activation kind, view<std::type_identity_t<T> const, 1> x,
+                        view<std::type_identity_t<T>, 1> y) {
+  detail::with_activation(kind, [&](auto g) {
     detail::map_parallel(
         x.size(), store::overwrite, [g](auto v) { return g.value(v); }, y.data, x.data);
   });
 }
 
-/// dx = or += gelu'(x) dy
+/// dx = or += f'(x) dy
 template <class T>
-void gelu_backward(context<T>&, gelu_kind kind, view<std::type_identity_t<T> const, 1> x,
-                   view<std::type_identity_t<T> const, 1> dy, view<std::type_identity_t<T>, 1> dx,
-                   store how) {
-  detail::with_gelu(kind, [&](auto g) {
+void activation_backward(context<T>&, activation kind, view<std::type_identity_t<T> const, 1> x,
+                         view<std::type_identity_t<T> const, 1> dy, view<std::type_identity_t<T>, 1> dx,
+                         store how) {
+  detail::with_activation(kind, [&](auto g) {
     detail::map_parallel(
         x.size(), how, [g](auto v, auto d) { return g.slope(v) * d; }, dx.data, x.data, dy.data);
   });

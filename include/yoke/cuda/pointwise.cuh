@@ -1,6 +1,7 @@
-// Element by element: GELU, sums, conversions, pixels.
+// Element by element: activations, sums, conversions, pixels.
 #pragma once
 #include <yoke/core/kernels.hpp>
+#include <yoke/cuda/activation.cuh>
 #include <yoke/cuda/lines.cuh>
 
 #include <array>
@@ -11,111 +12,20 @@ namespace yoke::cuda {
 
 namespace detail {
 
-/// A function and its derivative.
-template <class A>
-struct value_and_slope {
-  A value, slope;
-};
-
-/// 1 / (1 + e^-x), right in both tails.
-__device__ inline value_and_slope<float> logistic(float x) {
-  auto const e = expf(-fabsf(x));
-  auto const upper = __fdividef(1, 1 + e), lower = e * upper;
-  return {x < 0 ? lower : upper, lower * upper};
-}
-__device__ inline value_and_slope<double> logistic(double x) {
-  auto const e = exp(-fabs(x));
-  auto const upper = 1 / (1 + e), lower = e * upper;
-  return {x < 0 ? lower : upper, lower * upper};
-}
-
-/// The normal distribution's integral from -infinity, right in the lower tail; its slope is the density. For floats by
-/// the CPU's polynomial, good to 1e-7 relatively: half the instructions of erfcf, which would outlast the reads.
-__device__ inline value_and_slope<float> normal(float x) {
-  auto const bell = expf(x * x * -0.5f);
-  auto const t = __fdividef(1, 1 + fabsf(x) * 0.305f);
-  auto q = t * 0.0366996384f - 0.152990212f;
-  q = q * t + 0.185720226f;
-  q = q * t - 0.0379799227f;
-  q = q * t + 0.121023324f;
-  q = q * t + 0.103420371f;
-  q = q * t + 0.122466895f;
-  q = q * t + 0.121639728f;
-  auto const tail = bell * t * q;
-  return {x < 0 ? tail : 1 - tail, bell * 0.398942280f};
-}
-__device__ inline value_and_slope<double> normal(double x) {
-  return {0.5 * erfc(x * -0.70710678118654752440), exp(x * x * -0.5) * 0.39894228040143267794};
-}
-
-/// x P(X <= x), X normal
-struct gelu_erf {
-  template <class A>
-  __device__ static A value(A x) {
-    return x * normal(x).value;
-  }
-  template <class A>
-  __device__ static A slope(A x) {
-    auto const p = normal(x);
-    return p.value + x * p.slope;
-  }
-};
-
-/// x logistic(x (a + b x^2)), a = 2 sqrt(2 / pi), b = 0.044715 a: equal to the form with tanh, and right in the
-/// negative tail.
-struct gelu_tanh {
-  static constexpr double a = 1.5957691216057308, b = 0.044715 * a;
-
-  template <class A>
-  __device__ static A value(A x) {
-    return x * logistic(x * (A(a) + x * x * A(b))).value;
-  }
-  template <class A>
-  __device__ static A slope(A x) {
-    auto const p = logistic(x * (A(a) + x * x * A(b)));
-    return p.value + x * p.slope * (A(a) + x * x * A(3 * b));
-  }
-};
-
-/// x logistic(1.702 x)
-struct gelu_quick {
-  template <class A>
-  __device__ static A value(A x) {
-    return x * logistic(x * A(1.702)).value;
-  }
-  template <class A>
-  __device__ static A slope(A x) {
-    auto const p = logistic(x * A(1.702));
-    return p.value + x * p.slope * A(1.702);
-  }
-};
-
 template <class G>
-struct gelu_value {
+struct activation_value {
   template <class A>
   __device__ A operator()(A x) const {
     return G::value(x);
   }
 };
 template <class G>
-struct gelu_gradient {
+struct activation_gradient {
   template <class A>
   __device__ A operator()(A x, A dy) const {
     return G::slope(x) * dy;
   }
 };
-
-template <class F>
-void with_gelu(gelu_kind kind, F const& f) {
-  switch (kind) {
-    case gelu_kind::erf:
-      return f(gelu_erf{});
-    case gelu_kind::tanh:
-      return f(gelu_tanh{});
-    case gelu_kind::quick:
-      return f(gelu_quick{});
-  }
-}
 
 struct sum_of_two {
   template <class A>
@@ -175,22 +85,22 @@ static __global__ void __launch_bounds__(pixel_threads)
 
 }  // namespace detail
 
-/// y = gelu(x)
+/// y = f(x)
 template <class T>
-void gelu_forward(context<T>& c, gelu_kind kind, view<std::type_identity_t<T> const, 1> x,
-                  view<std::type_identity_t<T>, 1> y) {
-  detail::with_gelu(kind, [&]<class G>(G) {
-    detail::map(c, detail::gelu_value<G>{}, x.size(), store::overwrite, y.data, x.data);
+void activation_forward(context<T>& c, activation kind, view<std::type_identity_t<T> const, 1> x,
+                        view<std::type_identity_t<T>, 1> y) {
+  detail::with_activation(kind, [&]<class G>(G) {
+    detail::map(c, detail::activation_value<G>{}, x.size(), store::overwrite, y.data, x.data);
   });
 }
 
-/// dx = or += gelu'(x) dy
+/// dx = or += f'(x) dy
 template <class T>
-void gelu_backward(context<T>& c, gelu_kind kind, view<std::type_identity_t<T> const, 1> x,
-                   view<std::type_identity_t<T> const, 1> dy, view<std::type_identity_t<T>, 1> dx,
-                   store how) {
-  detail::with_gelu(kind, [&]<class G>(G) {
-    detail::map(c, detail::gelu_gradient<G>{}, x.size(), how, dx.data, x.data, dy.data);
+void activation_backward(context<T>& c, activation kind, view<std::type_identity_t<T> const, 1> x,
+                         view<std::type_identity_t<T> const, 1> dy, view<std::type_identity_t<T>, 1> dx,
+                         store how) {
+  detail::with_activation(kind, [&]<class G>(G) {
+    detail::map(c, detail::activation_gradient<G>{}, x.size(), how, dx.data, x.data, dy.data);
   });
 }
 

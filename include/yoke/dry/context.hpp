@@ -68,13 +68,50 @@ void attention_backward(context<T>& c, attention_shape shape, segments s, view<T
   c.multiply_adds += 5 * detail::attention_pairs(shape, s) * qkv.extent(1) / 3;
 }
 
+namespace detail {
+/// Multiply-adds of a convolution that gives images of this shape.
+inline extent_t convolution_multiply_adds(window w, shape<4> out, extent_t inputs) {
+  return out.size() * w.size * w.size * inputs;
+}
+}  // namespace detail
+
+template <class T>
+void convolution_forward(context<T>& c, window w, view<T const, 4> x, view<T const, 2>,
+                         view<accumulator_t<T> const, 1>, view<T, 4> y) {
+  c.multiply_adds += detail::convolution_multiply_adds(w, y.shape, x.extent(3));
+}
+template <class T>
+void convolution_backward_input(context<T>& c, window w, view<T const, 2>, view<T const, 4> dy, view<T, 4> dx,
+                                store) {
+  c.multiply_adds += detail::convolution_multiply_adds(w, dy.shape, dx.extent(3));
+}
+template <class T, class W>
+void convolution_backward_weights(context<T>& c, window w, view<T const, 4> x, view<T const, 4> dy,
+                                  view<W, 2>, store) {
+  c.multiply_adds += detail::convolution_multiply_adds(w, dy.shape, x.extent(3));
+}
+template <class T>
+void depthwise_forward(context<T>& c, window w, view<T const, 4>, view<T const, 2>, view<T, 4> y) {
+  c.multiply_adds += detail::convolution_multiply_adds(w, y.shape, 1);
+}
+template <class T>
+void depthwise_backward_input(context<T>& c, window w, view<T const, 2>, view<T const, 4> dy, view<T, 4>,
+                              store) {
+  c.multiply_adds += detail::convolution_multiply_adds(w, dy.shape, 1);
+}
+template <class T, class W>
+void depthwise_backward_weights(context<T>& c, window w, view<T const, 4>, view<T const, 4> dy, view<W, 2>,
+                                store) {
+  c.multiply_adds += detail::convolution_multiply_adds(w, dy.shape, 1);
+}
+
 // Kernels that cost neither memory nor multiply-adds worth counting.
 template <class T, class... Rest>
 void sum_rows(context<T>&, Rest&&...) {}
 template <class T, class... Rest>
-void gelu_forward(context<T>&, Rest&&...) {}
+void activation_forward(context<T>&, Rest&&...) {}
 template <class T, class... Rest>
-void gelu_backward(context<T>&, Rest&&...) {}
+void activation_backward(context<T>&, Rest&&...) {}
 template <class T, class... Rest>
 void add(context<T>&, Rest&&...) {}
 template <class T, class... Rest>
@@ -111,6 +148,30 @@ template <class T, class... Rest>
 void pool_forward(context<T>&, Rest&&...) {}
 template <class T, class... Rest>
 void pool_backward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void window_pool_forward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void window_pool_backward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void gate_forward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void gate_backward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void relative_bias_forward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void relative_bias_backward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void layer_norm_activation_forward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void layer_norm_activation_backward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void batch_statistics(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void batch_norm_forward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void batch_norm_backward(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void softmax_cross_entropy(context<T>&, Rest&&...) {}
 template <class T, class... Rest>
 void upload(context<T>&, Rest&&...) {}
 template <class T, class... Rest>

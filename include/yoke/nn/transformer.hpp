@@ -17,7 +17,7 @@ struct transformer_config {
   extent_t layers = 12;
   extent_t heads = 8;
   extent_t mlp_width = 0;  // 0: 4 * width
-  gelu_kind gelu = gelu_kind::erf;
+  yoke::activation activation = yoke::activation::gelu;
   double norm_epsilon = 1e-5;
   bool causal = false;
   float dropout = 0;           // of each branch's output
@@ -49,13 +49,13 @@ struct attention {
 /// width -> mlp_width, GELU, -> width.
 struct mlp {
   linear up, down;
-  gelu_kind kind;
+  activation kind;
 
   mlp(scope s, transformer_config const& c)
       : up{s / "up", {.in = c.width, .out = hidden(c), .deviation = 1 / std::sqrt(float(2 * c.width))}},
         down{s / "down", {.in = hidden(c), .out = c.width, .deviation = attention::residual_deviation(c)}},
-        kind{c.gelu} {}
-  auto operator()(auto& t, auto x) const { return down(t, ops::gelu(t, up(t, x), kind)); }
+        kind{c.activation} {}
+  auto operator()(auto& t, auto x) const { return down(t, ops::activate(t, up(t, x), kind)); }
 
   static extent_t hidden(transformer_config const& c) { return c.mlp_width > 0 ? c.mlp_width : 4 * c.width; }
 };

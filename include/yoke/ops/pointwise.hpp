@@ -4,19 +4,19 @@
 
 namespace yoke::ops {
 
-struct gelu_op {
-  gelu_kind kind;
+struct activation_op {
+  activation kind;
 
   template <class C, int R>
   auto forward(tape<C>& t, value<R> const& x) const {
     auto y = make<typename C::element>(t.context(), x.shape);
-    gelu_forward(t.context(), kind, as_flat(t(x)), as_flat(y));
+    activation_forward(t.context(), kind, as_flat(t(x)), as_flat(y));
     return std::pair{y, nothing_saved{}};
   }
   template <class C, int R>
   void backward(tape<C>& t, nothing_saved, view<typename C::element const, R> dy, value<R> const& x) const {
     if (auto dx = t.gradient_of(x))
-      gelu_backward(t.context(), kind, as_flat(t(x)), as_flat(dy), as_flat(dx.data), dx.how);
+      activation_backward(t.context(), kind, as_flat(t(x)), as_flat(dy), as_flat(dx.data), dx.how);
   }
 };
 
@@ -69,8 +69,8 @@ struct dropout_op {
 
 /// Any shape.
 template <class C, int R>
-value<R> gelu(tape<C>& t, value<R> x, gelu_kind kind = gelu_kind::erf) {
-  return t.apply(gelu_op{kind}, x);
+value<R> activate(tape<C>& t, value<R> x, activation kind = activation::gelu) {
+  return t.apply(activation_op{kind}, x);
 }
 
 /// a + b, of equal shapes.

@@ -20,7 +20,7 @@ struct text_transformer_config {
   extent_t embedding = 512;
   text_pool pool = text_pool::end_token;
   bool causal = true;
-  gelu_kind gelu = gelu_kind::erf;
+  yoke::activation activation = yoke::activation::gelu;
   double norm_epsilon = 1e-5;
   float dropout = 0;
   float stochastic_depth = 0;
@@ -39,7 +39,7 @@ class text_transformer {
                  .layers = c.layers,
                  .heads = c.heads,
                  .mlp_width = c.mlp_width,
-                 .gelu = c.gelu,
+                 .activation = c.activation,
                  .norm_epsilon = c.norm_epsilon,
                  .causal = c.causal,
                  .dropout = c.dropout,

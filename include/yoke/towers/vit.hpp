@@ -33,7 +33,7 @@ struct vit_config {
   bool norm_before = true;       // a layer norm ahead of the blocks
   bool norm_after_pool = false;  // of a mean: the norm is of the mean, not of the rows that go into it
   double norm_epsilon = 1e-5;
-  gelu_kind gelu = gelu_kind::erf;
+  yoke::activation activation = yoke::activation::gelu;
   float dropout = 0;
   float stochastic_depth = 0;
   rematerialize remat = rematerialize::nothing;
@@ -55,7 +55,7 @@ class vit {
                  .layers = c.layers,
                  .heads = c.heads,
                  .mlp_width = c.mlp_width,
-                 .gelu = c.gelu,
+                 .activation = c.activation,
                  .norm_epsilon = c.norm_epsilon,
                  .dropout = c.dropout,
                  .stochastic_depth = c.stochastic_depth,

@@ -11,8 +11,8 @@ namespace yoke::train {
 
 namespace detail {
 
-inline gelu_kind gelu_of(io::open_clip_config const& c, bool tanh) {
-  return c.quick_gelu ? gelu_kind::quick : tanh ? gelu_kind::tanh : gelu_kind::erf;
+inline activation gelu_of(io::open_clip_config const& c, bool tanh) {
+  return c.quick_gelu ? activation::gelu_quick : tanh ? activation::gelu_tanh : activation::gelu;
 }
 
 }  // namespace detail
@@ -37,7 +37,7 @@ inline contrastive::clip_config from_open_clip(io::open_clip_config const& c) {
                  .norm_before = !v.no_ln_pre,
                  .norm_after_pool = v.final_ln_after_pool,
                  .norm_epsilon = v.norm_epsilon,
-                 .gelu = detail::gelu_of(c, v.tanh_gelu)};
+                 .activation = detail::gelu_of(c, v.tanh_gelu)};
   model.text = {
       .vocabulary = x.vocab_size,
       .context_length = x.context_length,
@@ -48,7 +48,7 @@ inline contrastive::clip_config from_open_clip(io::open_clip_config const& c) {
       .embedding = c.embed_dim,
       .pool = x.pool == text::pool_type::mean ? towers::text_pool::mean : towers::text_pool::end_token,
       .causal = !x.no_causal_mask,
-      .gelu = detail::gelu_of(c, x.tanh_gelu),
+      .activation = detail::gelu_of(c, x.tanh_gelu),
       .norm_epsilon = x.norm_epsilon};
   return model;
 }
@@ -58,14 +58,14 @@ inline io::open_clip_config to_open_clip(contrastive::clip_config const& model) 
   auto const& image = model.image;
   auto const& text = model.text;
   expects(image.image_size.height == image.image_size.width, "to_open_clip: square images");
-  expects((image.gelu == gelu_kind::quick) == (text.gelu == gelu_kind::quick),
+  expects((image.activation == activation::gelu_quick) == (text.activation == activation::gelu_quick),
           "to_open_clip: QuickGELU in both towers or in neither");
   auto const ratio = [](extent_t mlp, extent_t width) {
     return mlp == 0 ? 4.0 : static_cast<double>(mlp) / static_cast<double>(width);
   };
   io::open_clip_config c;
   c.embed_dim = image.embedding;
-  c.quick_gelu = image.gelu == gelu_kind::quick;
+  c.quick_gelu = image.activation == activation::gelu_quick;
   c.vision.image_size = image.image_size.height;
   c.vision.patch_size = image.patch_size;
   c.vision.width = image.width;
@@ -78,7 +78,7 @@ inline io::open_clip_config to_open_clip(contrastive::clip_config const& model) 
   c.vision.no_ln_pre = !image.norm_before;
   c.vision.final_ln_after_pool = image.norm_after_pool;
   c.vision.norm_epsilon = image.norm_epsilon;
-  c.vision.tanh_gelu = image.gelu == gelu_kind::tanh;
+  c.vision.tanh_gelu = image.activation == activation::gelu_tanh;
   c.text.vocab_size = text.vocabulary;
   c.text.context_length = text.context_length;
   c.text.width = text.width;
@@ -89,7 +89,7 @@ inline io::open_clip_config to_open_clip(contrastive::clip_config const& model) 
                                                      : io::open_clip_text::pool_type::argmax;
   c.text.no_causal_mask = !text.causal;
   c.text.norm_epsilon = text.norm_epsilon;
-  c.text.tanh_gelu = text.gelu == gelu_kind::tanh;
+  c.text.tanh_gelu = text.activation == activation::gelu_tanh;
   return c;
 }
 
