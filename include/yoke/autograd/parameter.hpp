@@ -1,11 +1,11 @@
 // A model is a description: its parameters are handles into flat blocks, named by the scopes that
 // made them.
 #pragma once
-#include <yoke/core/backend.hpp>
+#include <yoke/core/expects.hpp>
+#include <yoke/core/tensor.hpp>
 
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -17,7 +17,18 @@ template <int Rank>
 struct parameter {
   extent_t offset = 0;
   yoke::shape<Rank> shape{};
+  extent_t vector_offset = 0;  // of a vector, in blocks that keep vectors apart
 };
+
+/// A handle to numbers of a model that are not learnt but observed: BatchNorm's running mean and variance.
+template <int Rank>
+struct statistic {
+  extent_t offset = 0;
+  yoke::shape<Rank> shape{};
+};
+
+/// Whether an optimiser's weight decay applies to a matrix; it never does to vectors and scalars.
+enum class weight_decay { no, yes };
 
 /// What a checkpoint, an optimiser and an initialiser know of a parameter.
 struct parameter_info {
@@ -26,6 +37,8 @@ struct parameter_info {
   std::vector<extent_t> shape;
   float mean = 0;
   float deviation = 0;  // 0: the constant `mean`
+  bool decays = false;
+  extent_t vector_offset = 0;
 
   extent_t size() const {
     extent_t n = 1;
@@ -35,25 +48,57 @@ struct parameter_info {
   bool is_matrix() const { return shape.size() >= 2; }
 };
 
+/// What is known of a statistic. Its block holds one number more, behind the values: how many observations there were.
+struct statistic_info {
+  std::string name;
+  extent_t offset = 0;
+  std::vector<extent_t> shape;
+  extent_t size = 0;
+  float initial = 0;
+  float momentum = 0.1f;  // the share of a step's observations in the running value
+};
+
 /// Collects the parameters of a model while it is constructed.
 class parameter_list {
  public:
   template <int Rank>
-  parameter<Rank> add(std::string name, shape<Rank> s, float mean, float deviation) {
-    for (auto d : s) expects(d > 0, [&] { return "parameter '" + name + "' has positive extents"; });
-    expects(find(name) == nullptr, [&] { return "parameter name '" + name + "' is used once"; });
-    parameter<Rank> const p{elements_, s};
-    infos_.push_back({std::move(name), elements_, {s.begin(), s.end()}, mean, deviation});
-    elements_ += (s.size() + alignment - 1) / alignment * alignment;
+  parameter<Rank> add(std::string name, shape<Rank> s, float mean, float deviation,
+                      weight_decay decay = weight_decay::yes) {
+    check(name, s);
+    parameter<Rank> const p{elements_, s, Rank == 1 ? vector_elements_ : 0};
+    infos_.push_back({std::move(name),
+                      p.offset,
+                      {s.begin(), s.end()},
+                      mean,
+                      deviation,
+                      Rank >= 2 && decay == weight_decay::yes,
+                      p.vector_offset});
+    elements_ += padded(s.size());
+    if constexpr (Rank < 2)
+      vector_elements_ += padded(s.size());
     count_ += s.size();
     return p;
+  }
+  template <int Rank>
+  statistic<Rank> add_statistic(std::string name, shape<Rank> s, float initial, float momentum) {
+    check(name, s);
+    expects(momentum > 0 && momentum <= 1, "a statistic's momentum is in (0, 1]");
+    statistic<Rank> const handle{statistic_elements_, s};
+    statistics_.push_back(
+        {std::move(name), handle.offset, {s.begin(), s.end()}, s.size(), initial, momentum});
+    statistic_elements_ += padded(s.size() + 1);
+    return handle;
   }
 
   /// Elements of a flat block: every parameter begins at a multiple of 32 elements.
   extent_t elements() const { return elements_; }
+  /// Elements of a block of vectors and scalars alone.
+  extent_t vector_elements() const { return vector_elements_; }
+  extent_t statistic_elements() const { return statistic_elements_; }
   /// Learned numbers, without the padding between them.
   extent_t count() const { return count_; }
   std::vector<parameter_info> const& infos() const { return infos_; }
+  std::vector<statistic_info> const& statistics() const { return statistics_; }
   /// Null when there is none of that name.
   parameter_info const* find(std::string_view name) const {
     for (auto const& i : infos_)
@@ -64,8 +109,19 @@ class parameter_list {
 
  private:
   static constexpr extent_t alignment = 32;
+
+  static constexpr extent_t padded(extent_t n) { return (n + alignment - 1) / alignment * alignment; }
+  template <int Rank>
+  void check(std::string const& name, shape<Rank> s) const {
+    for (auto d : s) expects(d > 0, [&] { return "parameter '" + name + "' has positive extents"; });
+    auto used = find(name) != nullptr;
+    for (auto const& i : statistics_) used = used || i.name == name;
+    expects(!used, [&] { return "parameter name '" + name + "' is used once"; });
+  }
+
   std::vector<parameter_info> infos_;
-  extent_t elements_ = 0, count_ = 0;
+  std::vector<statistic_info> statistics_;
+  extent_t elements_ = 0, vector_elements_ = 0, statistic_elements_ = 0, count_ = 0;
 };
 
 /// A place in the tree of names: `scope{list} / "image" / "block" / 3` is "image.block.3".
@@ -80,12 +136,19 @@ class scope {
 
   /// Normal with mean 0 and the given deviation.
   template <int Rank>
-  parameter<Rank> weight(std::string_view name, shape<Rank> s, float deviation) const {
-    return list_->add((*this / name).path_, s, 0, deviation);
+  parameter<Rank> weight(std::string_view name, shape<Rank> s, float deviation,
+                         weight_decay decay = weight_decay::yes) const {
+    return list_->add((*this / name).path_, s, 0, deviation, decay);
   }
   template <int Rank>
   parameter<Rank> constant(std::string_view name, shape<Rank> s, float value) const {
     return list_->add((*this / name).path_, s, value, 0);
+  }
+  /// A running value, `initial` at first, of which each step's observations become the share `momentum`.
+  template <int Rank>
+  yoke::statistic<Rank> statistic(std::string_view name, shape<Rank> s, float initial,
+                                  float momentum = 0.1f) const {
+    return list_->add_statistic((*this / name).path_, s, initial, momentum);
   }
   std::string const& path() const { return path_; }
 
@@ -95,69 +158,5 @@ class scope {
   parameter_list* list_;
   std::string path_;
 };
-
-/// The flat blocks that a tape reads and adds to. Null pointers on the dry backend.
-template <class E, class A>
-struct parameter_views {
-  E const* compute = nullptr;
-  A const* master = nullptr;
-  A* gradients = nullptr;
-  bool differentiate = true;  // false: gradients of parameters are not wanted
-};
-
-/// Owns the blocks of a model on one device: master values, their compute copy (where the element
-/// type is narrower), and gradients.
-template <class C>
-class parameter_store {
- public:
-  using E = typename C::element;
-  using A = typename C::accumulator;
-  static constexpr bool has_copy = !std::is_same_v<E, A>;
-
-  parameter_store(C& c, parameter_list const& list)
-      : master_{c, list.elements()},
-        gradients_{c, list.elements()},
-        compute_{c, has_copy ? list.elements() : 0} {}
-
-  view<A, 1> master() const { return master_.view(); }
-  view<A, 1> gradients() const { return gradients_.view(); }
-  /// Empty when the master values serve as they are.
-  view<E, 1> compute() const { return compute_.view(); }
-
-  /// Makes the compute copy agree with the master values.
-  void refresh(C& c) {
-    if constexpr (has_copy)
-      convert(c, view<A const, 1>{master()}, compute(), store::overwrite);
-  }
-  void zero_gradients(C& c) { fill(c, gradients(), 0.0); }
-
-  parameter_views<E, A> views() const {
-    E const* compute = nullptr;
-    if constexpr (has_copy)
-      compute = compute_.view().data;
-    else
-      compute = master_.view().data;
-    return {compute, master_.view().data, gradients_.view().data};
-  }
-
- private:
-  typename C::template buffer<A> master_, gradients_;
-  typename C::template buffer<E> compute_;
-};
-
-/// Draws initial values: each parameter from a sequence keyed by (seed, its name), so that a block's
-/// values do not depend on what else the model has. `values` has list.elements() elements, in the
-/// context's memory.
-template <class C, class A>
-void initialize(C& c, parameter_list const& list, std::uint64_t seed, view<A, 1> values) {
-  expects(values.extent(0) == list.elements(), "initialize: one value for each element of the list");
-  for (auto const& p : list.infos()) {
-    random_sequence random{seed, hash(p.name)};
-    write_from_host(c, slice(values, p.offset, p.size()), [&](view<A, 1> to) {
-      for (extent_t i = 0; i < to.size(); ++i)
-        to.data[i] = static_cast<A>(p.deviation == 0 ? p.mean : p.mean + p.deviation * random.normal());
-    });
-  }
-}
 
 }  // namespace yoke

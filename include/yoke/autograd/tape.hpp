@@ -1,7 +1,7 @@
 // The tape: an order of fused operations, each of which says what it saves. The tape owns the order
 // and the activations' gradients; it knows no operation.
 #pragma once
-#include <yoke/autograd/parameter.hpp>
+#include <yoke/autograd/parameter_store.hpp>
 
 #include <cstddef>
 #include <tuple>
@@ -40,6 +40,8 @@ struct gradient {
   bool wanted = false;
 
   explicit operator bool() const { return wanted; }
+  /// The tensor, or one whose extents are 0 when it is not wanted: kernels' word for an absent one.
+  view<T, Rank> or_absent() const { return wanted ? data : view<T, Rank>{}; }
 };
 
 /// What an operation returns that saves nothing beyond its arguments.
@@ -57,8 +59,9 @@ class tape {
  public:
   using E = typename C::element;
   using A = typename C::accumulator;
+  using P = parameter_element_t<C>;
 
-  tape(C& c, parameter_views<E, A> parameters, tape_options options = {})
+  tape(C& c, parameter_views<E, A, P> parameters, tape_options options = {})
       : context_{&c}, parameters_{parameters}, options_{options}, start_{c.host.mark()} {}
   tape(tape const&) = delete;
   tape& operator=(tape const&) = delete;
@@ -69,7 +72,7 @@ class tape {
   }
 
   C& context() const { return *context_; }
-  parameter_views<E, A> const& parameters() const { return parameters_; }
+  parameter_views<E, A, P> const& parameters() const { return parameters_; }
   tape_options const& options() const { return options_; }
   bool recording() const { return options_.record; }
   bool training() const { return options_.training; }
@@ -100,11 +103,14 @@ class tape {
   template <int Rank>
   auto operator()(parameter<Rank> const& p) const {
     if constexpr (Rank >= 2)
-      return view<E const, Rank>{parameters_.compute == nullptr ? nullptr : parameters_.compute + p.offset,
-                                 p.shape};
+      return view<E const, Rank>{at(parameters_.compute, p.offset), p.shape};
     else
-      return view<A const, Rank>{parameters_.master == nullptr ? nullptr : parameters_.master + p.offset,
-                                 p.shape};
+      return view<A const, Rank>{at(parameters_.vectors, place(p)), p.shape};
+  }
+  /// The running value of a statistic.
+  template <int Rank>
+  view<A const, Rank> operator()(statistic<Rank> const& s) const {
+    return {at(parameters_.statistics, s.offset), s.shape};
   }
 
   /// Runs op.forward(tape, args...) -> {view, saved} and, when recording, keeps op, saved and args
@@ -153,10 +159,23 @@ class tape {
   }
   /// The gradient of a parameter always accumulates.
   template <int Rank>
-  gradient<A, Rank> gradient_of(parameter<Rank> const& p) const {
-    auto* const base = parameters_.gradients;
-    return {
-        {base == nullptr ? nullptr : base + p.offset, p.shape}, store::accumulate, parameters_.differentiate};
+  auto gradient_of(parameter<Rank> const& p) const {
+    auto const wanted = parameters_.differentiate && p.shape.size() > 0;
+    if constexpr (Rank >= 2)
+      return gradient<P, Rank>{{at(parameters_.gradients, p.offset), p.shape}, store::accumulate, wanted};
+    else
+      return gradient<A, Rank>{
+          {at(parameters_.vector_gradients, place(p)), p.shape}, store::accumulate, wanted};
+  }
+  /// Where a statistic's observation is added, and counted: called by backward, once for each observation, so that what
+  /// is rematerialised is observed once.
+  template <int Rank>
+  gradient<A, Rank> observe(statistic<Rank> const& s) const {
+    auto const wanted = parameters_.differentiate && training();
+    auto const count = view<A, 1>{at(parameters_.observations, s.offset + s.shape.size()), shape{1}};
+    if (wanted)
+      add_scalar(*context_, 1.0, count);
+    return {{at(parameters_.observations, s.offset), s.shape}, store::accumulate, wanted};
   }
 
  private:
@@ -182,6 +201,13 @@ class tape {
       std::apply([&](auto const&... a) { n.op.backward(t, n.saved, view_of_const(dy), a...); }, n.args);
     }
   };
+  template <class T>
+  static T* at(T* block, extent_t offset) {
+    return block == nullptr ? nullptr : block + offset;
+  }
+  static extent_t place(parameter<1> const& p) {
+    return parameter_block<C, P>::apart ? p.vector_offset : p.offset;
+  }
   template <int Rank>
   static view<E const, Rank> view_of_const(view<E, Rank> v) {
     return v;
@@ -194,7 +220,7 @@ class tape {
   }
 
   C* context_;
-  parameter_views<E, A> parameters_;
+  parameter_views<E, A, P> parameters_;
   tape_options options_;
   host_stack::marker start_;
   node_base* last_ = nullptr;

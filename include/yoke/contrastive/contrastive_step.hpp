@@ -84,11 +84,10 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
     return view<typename C::element const, 2>{dz};
   };
   auto const loss = [&] {
-    auto const scale =
-        std::exp(scalar(c, view<A const, 1>{slice(store.master(), model.logit_scale.offset, 1)}));
+    auto const scale = std::exp(scalar(c, view<A const, 1>{store.master_of(model.logit_scale)}));
     auto const r = info_nce(c, ranks, view<A const, 2>{image.rows}, view<A const, 2>{text.rows},
                             static_cast<A>(scale), image.gradient, text.gradient, options.loss);
-    add_scalar(c, r.d_scale * scale, slice(store.gradients(), model.logit_scale.offset, 1));
+    add_scalar(c, r.d_scale * scale, store.gradient_of(model.logit_scale));
     return step_result{r.loss, scale};
   };
 

@@ -177,10 +177,27 @@ concept optimizer_kernels = requires(sample_arguments<C> x, adam_w_coefficients 
   { scalar(x.c, x.a1) } -> std::same_as<double>;        // the only element, read by the host
   add_scalar(x.c, 0.0, x.s1);                           // added to the only element
   { squared_norm(x.c, x.a1) } -> std::same_as<double>;  // the same for any number of threads
+  // momentum, observations and their number behind them (zeroed behind the read), running values: value += momentum
+  // (mean of the observations - value), unless there were none
+  absorb_statistic(x.c, 0.1f, x.s1, x.s1);
   // gradient (zeroed behind the read), moments and master updated, compute copy (optional)
   // refreshed
   adam_w_update(x.c, w, x.s1, x.s1, x.s1, x.s1,
                 x.m1);  // gradient, first, second moment, master, compute
+};
+
+template <class C>
+concept adafactor_kernels = requires(sample_arguments<C> x, adafactor_coefficients w,
+                                     view<first_moment_t<typename C::accumulator>, 1> f1,
+                                     view<first_moment_t<typename C::accumulator>, 2> f2, view<bf16, 2> b2) {
+  // gradient (zeroed behind the read), means of rows and of columns, first moment, master, compute copy (optional)
+  adafactor_update(x.c, w, x.s2, x.s1, x.s1, f2, x.s2, x.m2);
+  // gradient, second moment, first moment, master, compute copy (optional)
+  adafactor_update(x.c, w, x.s1, x.s1, f1, x.s1, x.m1);
+  // gradients as elements, and master values in bf16, rounded at random
+  adafactor_update(x.c, w, x.m2, x.s1, x.s1, f2, b2, x.m2);
+  adafactor_update(x.c, w, x.m1, x.s1, f1, as_flat(b2), x.m1);
+  { squared_norm(x.c, x.e1) } -> std::same_as<double>;
 };
 
 }  // namespace detail

@@ -1,8 +1,12 @@
 // The small vocabulary that kernels of every backend share.
 #pragma once
 #include <yoke/core/expects.hpp>
+#include <yoke/core/numeric.hpp>
+#include <yoke/core/rounding.hpp>
 #include <yoke/core/segments.hpp>
 #include <yoke/core/tensor.hpp>
+
+#include <type_traits>
 
 namespace yoke {
 
@@ -61,5 +65,22 @@ struct adam_w_coefficients {
   double correction2 = 1;     // 1 - beta2^t
   double gradient_scale = 1;  // from clipping by global norm
 };
+
+/// One step of AdafactorW for one parameter: the second moment of Adafactor (Shazeer & Stern, arXiv 1804.04235,
+/// algorithm 4), whole or as means of rows and columns, a first moment of the scaled gradients, decoupled decay.
+struct adafactor_coefficients {
+  double rate = 0;  // of this step
+  double beta1 = 0.9;
+  double beta2 = 0;        // of this step; 0 in the first
+  double epsilon = 1e-30;  // added to each squared gradient
+  double decay = 0;        // decoupled: the parameter shrinks by rate * decay
+  double gradient_scale = 1;
+  rounding_key rounding{};  // where the master values are bf16
+};
+
+/// How AdafactorW keeps a first moment whose arithmetic is in A: in bf16, and in double, where nothing else is rounded
+/// either, as it is.
+template <class A>
+using first_moment_t = std::conditional_t<std::is_same_v<A, double>, double, bf16>;
 
 }  // namespace yoke

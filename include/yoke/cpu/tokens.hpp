@@ -8,6 +8,7 @@
 #include <array>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 namespace yoke::cpu {
 
@@ -70,24 +71,50 @@ void embed_tokens(context<T>&, segments const& runs, view<std::int32_t const, 1>
   });
 }
 
-/// dtable (vocabulary, width) and dpositions (context, width; optional) accumulate dy (rows, width),
-/// in the order of the rows.
-template <class T>
-void embed_tokens_backward(context<T>&, segments const& runs, view<std::int32_t const, 1> ids,
-                           view<std::type_identity_t<T> const, 2> dy,
-                           view<accumulator_t<std::type_identity_t<T>>, 2> dtable,
-                           view<accumulator_t<std::type_identity_t<T>>, 2> dpositions) {
-  auto const width = dy.extent(1);
+namespace detail {
+
+/// to (columns first to last) += the sum of some lines, in accumulators and rounded once; lines(f) calls f with each.
+template <class T, class W, class Lines>
+void add_lines(extent_t first, extent_t last, W* to, Lines const& lines) {
+  using A = accumulator_t<T>;
+  constexpr extent_t columns = 256;
+  std::array<A, columns> sum;
+  for (auto j = first; j < last; j += columns) {
+    auto const n = std::min(columns, last - j);
+    sum.fill(0);
+    lines([&](T const* line) { map_line(n, store::accumulate, same, sum.data(), line + j); });
+    map_line(n, store::accumulate, same, to + j, sum.data());
+  }
+}
+
+}  // namespace detail
+
+/// dtable (vocabulary, width) and dpositions (context, width; optional) accumulate the sums over dy's rows (rows, width)
+/// of one id, and of one place. They are accumulators or elements.
+template <class T, class W>
+void embed_tokens_backward(context<T>& c, segments const& runs, view<std::int32_t const, 1> ids,
+                           view<std::type_identity_t<T> const, 2> dy, view<W, 2> dtable,
+                           view<std::type_identity_t<W>, 2> dpositions) {
+  using use = std::pair<std::int32_t, std::int32_t>;  // an id, and a row that has it
+  auto const width = dy.extent(1), rows = ids.size();
+  auto* const uses = c.template scratch<use>(rows);
+  for (extent_t r = 0; r < rows; ++r) uses[r] = {ids.data[r], static_cast<std::int32_t>(r)};
+  std::sort(uses, uses + rows);
   parallel_for(width, detail::least_columns, [&](extent_t first, extent_t last) {
-    for (extent_t s = 0; s < runs.count; ++s)
-      for (auto r = runs.begin(s); r < runs.end(s); ++r) {
-        auto const* const up = dy.data + r * width + first;
-        detail::map_line(last - first, store::accumulate, detail::same,
-                         dtable.data + ids.data[r] * width + first, up);
-        if (dpositions.extent(0) != 0)
-          detail::map_line(last - first, store::accumulate, detail::same,
-                           dpositions.data + (r - runs.begin(s)) * width + first, up);
-      }
+    for (auto const *u = uses, *const end = uses + rows; u != end;) {
+      auto const* const next = std::find_if(u, end, [id = u->first](use const& v) { return v.first != id; });
+      detail::add_lines<T>(first, last, dtable.data + u->first * width, [&](auto const& line) {
+        for (auto const* v = u; v != next; ++v) line(dy.data + v->second * width);
+      });
+      u = next;
+    }
+    if (dpositions.extent(0) != 0)
+      for (extent_t place = 0; place < runs.longest; ++place)
+        detail::add_lines<T>(first, last, dpositions.data + place * width, [&](auto const& line) {
+          for (extent_t s = 0; s < runs.count; ++s)
+            if (place < runs.length(s))
+              line(dy.data + (runs.begin(s) + place) * width);
+        });
   });
 }
 
@@ -151,12 +178,11 @@ void assemble_tokens(context<T>&, extent_t batch, view<std::type_identity_t<T> c
 }
 
 /// The gradient of assemble_tokens: dpatches (optional) with `how`; dfirst and dpositions (both
-/// optional) accumulate.
-template <class T>
+/// optional; the latter accumulators or elements) accumulate.
+template <class T, class W>
 void assemble_tokens_backward(context<T>&, extent_t batch, view<std::type_identity_t<T> const, 2> dy,
                               view<std::type_identity_t<T>, 2> dpatches, store how,
-                              view<accumulator_t<std::type_identity_t<T>>, 1> dfirst,
-                              view<accumulator_t<std::type_identity_t<T>>, 2> dpositions) {
+                              view<accumulator_t<std::type_identity_t<T>>, 1> dfirst, view<W, 2> dpositions) {
   if (batch == 0)
     return;
   auto const width = dy.extent(1), tokens = dy.extent(0) / batch;
@@ -166,12 +192,13 @@ void assemble_tokens_backward(context<T>&, extent_t batch, view<std::type_identi
       detail::map_line(width, how, detail::same, dpatches.data + r * width,
                        dy.data + (r / kept * tokens + tokens - kept + r % kept) * width);
   });
-  auto const add = [&](extent_t count, auto* sums) {
-    parallel_for(count, detail::least_rows(batch * width), [&](extent_t first, extent_t last) {
+  auto const add = [&](extent_t places, auto* sums) {
+    parallel_for(places, detail::least_rows(batch * width), [&](extent_t first, extent_t last) {
       for (auto place = first; place < last; ++place)
-        for (extent_t sample = 0; sample < batch; ++sample)
-          detail::map_line(width, store::accumulate, detail::same, sums + place * width,
-                           dy.data + (sample * tokens + place) * width);
+        detail::add_lines<T>(0, width, sums + place * width, [&](auto const& line) {
+          for (extent_t sample = 0; sample < batch; ++sample)
+            line(dy.data + (sample * tokens + place) * width);
+        });
     });
   };
   add(dfirst.extent(0) == 0 ? 0 : 1, dfirst.data);

@@ -187,7 +187,11 @@ double squared_norm(context<T>&, Rest&&...) {
   return 0;
 }
 template <class T, class... Rest>
+void absorb_statistic(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
 void adam_w_update(context<T>&, Rest&&...) {}
+template <class T, class... Rest>
+void adafactor_update(context<T>&, Rest&&...) {}
 
 // The streamed loss.
 template <class T, class... Rest>

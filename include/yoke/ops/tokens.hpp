@@ -19,7 +19,7 @@ struct embed_tokens_op {
                 parameter<2> const& positions) const {
     auto dtable = t.gradient_of(table), dpositions = t.gradient_of(positions);
     if (dtable)
-      embed_tokens_backward(t.context(), s, ids, dy, dtable.data, dpositions.data);
+      embed_tokens_backward(t.context(), s, ids, dy, dtable.data, dpositions.or_absent());
   }
 };
 
@@ -54,13 +54,9 @@ struct assemble_tokens_op {
   template <class C>
   void backward(tape<C>& t, nothing_saved, view<typename C::element const, 2> dy, value<2> const& x,
                 parameter<1> const& first, parameter<2> const& positions) const {
-    using A = typename C::accumulator;
     auto dx = t.gradient_of(x);
-    auto const dfirst = t.gradient_of(first);
-    auto const dpositions = t.gradient_of(positions);
-    assemble_tokens_backward(t.context(), count, dy, dx ? dx.data : view<typename C::element, 2>{}, dx.how,
-                             dfirst ? dfirst.data : view<A, 1>{},
-                             dpositions ? dpositions.data : view<A, 2>{});
+    assemble_tokens_backward(t.context(), count, dy, dx.or_absent(), dx.how, t.gradient_of(first).or_absent(),
+                             t.gradient_of(positions).or_absent());
   }
 };
 

@@ -34,7 +34,7 @@ void reduce_scatter(solo&, view<T, R> all, view<U, S> mine) {
   detail::copy_all(all, mine);
 }
 
-template <std::floating_point T, int R>
+template <class T, int R>
 void all_reduce(solo&, view<T, R>, reduction = reduction::sum) {}
 
 template <class T, int R>

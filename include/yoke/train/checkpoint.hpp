@@ -20,48 +20,57 @@ using checkpoint_files = std::vector<std::pair<std::string, std::string>>;
 
 namespace detail {
 
-/// Flat blocks, each with a prefix of its tensors' names.
-template <class A>
-using named_blocks = std::vector<std::pair<std::string, view<A, 1>>>;
-
-template <class Trainer>
-auto moments_of(Trainer const& trainer) {
-  named_blocks<typename Trainer::A> moments;
-  for (auto const& [name, block] : trainer.optimizer().state()) moments.push_back({name + "/", block});
-  return moments;
+/// Calls f(name, shape, elements) for the learned numbers of a store, then for its running statistics.
+template <class C, class F>
+void for_each_tensor(parameter_list const& list, parameter_store<C> const& store, F const& f) {
+  for (auto const& p : list.infos())
+    store.master_block().visit(p, [&](auto values) { f(p.name, p.shape, values); });
+  for (auto const& s : list.statistics()) f(s.name, s.shape, slice(store.statistics(), s.offset, s.size));
 }
 
-/// Writes flat blocks as one tensor a parameter; names are `prefix` + the parameter's.
-template <class C, class A>
-void write_blocks(C& c, std::string const& path, parameter_list const& list, named_blocks<A> const& blocks) {
+/// Writes the tensors that `each` calls its argument with: name, shape, elements in the context's memory.
+template <class C, class Each>
+void write_tensors(C& c, std::string const& path, Each const& each) {
   std::vector<io::tensor_declaration> tensors;
-  for (auto const& [prefix, block] : blocks)
-    for (auto const& p : list.infos()) tensors.push_back({prefix + p.name, io::dtype_of<A>(), p.shape});
+  each([&]<class V>(std::string const& name, std::vector<extent_t> const& shape, view<V, 1>) {
+    tensors.push_back({name, io::dtype_of<V>(), shape});
+  });
   io::safetensors_writer file{path, tensors};
-  for (auto const& [prefix, block] : blocks)
-    for (auto const& p : list.infos())
-      read_on_host(c, view<A const, 1>{slice(block, p.offset, p.size())}, [&](view<A const, 1> v) {
-        file.append(prefix + p.name, std::span<A const>{v.data, static_cast<std::size_t>(v.size())});
-      });
+  each([&]<class V>(std::string const& name, std::vector<extent_t> const&, view<V, 1> values) {
+    read_on_host(c, view<V const, 1>{values}, [&](view<V const, 1> v) {
+      file.append(name, std::span<V const>{v.data, static_cast<std::size_t>(v.size())});
+    });
+  });
   file.finish();
 }
 
 /// The inverse. Everything is checked before anything is read.
-template <class C, class A>
-void read_blocks(C& c, std::string const& path, parameter_list const& list, named_blocks<A> const& blocks) {
+template <class C, class Each>
+void read_tensors(C& c, std::string const& path, Each const& each) {
   io::safetensors_file const file{path};
-  for (auto const& [prefix, block] : blocks)
-    for (auto const& p : list.infos()) file.expect(prefix + p.name, io::dtype_of<A>(), p.shape);
-  auto const wanted = blocks.size() * list.infos().size();
+  std::size_t wanted = 0;
+  each([&]<class V>(std::string const& name, std::vector<extent_t> const& shape, view<V, 1>) {
+    file.expect(name, io::dtype_of<V>(), shape);
+    ++wanted;
+  });
   if (file.tensors().size() != wanted)
     throw io::error(path, "",
                     "the file holds " + std::to_string(file.tensors().size()) + " tensors, the model " +
                         std::to_string(wanted));
-  for (auto const& [prefix, block] : blocks)
-    for (auto const& p : list.infos())
-      write_from_host(c, slice(block, p.offset, p.size()), [&](view<A, 1> v) {
-        file.read(prefix + p.name, std::span<A>{v.data, static_cast<std::size_t>(v.size())});
-      });
+  each([&]<class V>(std::string const& name, std::vector<extent_t> const&, view<V, 1> values) {
+    write_from_host(c, values, [&](view<V, 1> v) {
+      file.read(name, std::span<V>{v.data, static_cast<std::size_t>(v.size())});
+    });
+  });
+}
+
+template <class Trainer>
+auto parameters_of(Trainer& trainer) {
+  return [&trainer](auto const& f) { for_each_tensor(trainer.list(), trainer.store(), f); };
+}
+template <class Trainer>
+auto moments_of(Trainer& trainer) {
+  return [&trainer](auto const& f) { trainer.optimizer().for_each_tensor(f); };
 }
 
 }  // namespace detail
@@ -72,12 +81,10 @@ void read_blocks(C& c, std::string const& path, parameter_list const& list, name
 template <class Trainer>
 void save_checkpoint(std::string const& path, Trainer& trainer, io::json run,
                      checkpoint_files const& files = {}) {
-  using A = typename Trainer::A;
   io::folder_writer folder{path, "state.json"};
   auto& c = trainer.context();
-  detail::write_blocks(c, folder.file("model.safetensors"), trainer.list(),
-                       detail::named_blocks<A>{{"", trainer.store().master()}});
-  detail::write_blocks(c, folder.file("optimizer.safetensors"), trainer.list(), detail::moments_of(trainer));
+  detail::write_tensors(c, folder.file("model.safetensors"), detail::parameters_of(trainer));
+  detail::write_tensors(c, folder.file("optimizer.safetensors"), detail::moments_of(trainer));
   for (auto const& [name, content] : files) folder.write(name, content);
 
   auto const& s = trainer.state();
@@ -109,8 +116,8 @@ inline io::json read_run(std::string const& path) {
 /// Reads the parameters of a checkpoint into the store, for use without training.
 template <class C>
 void load_parameters(std::string const& path, C& c, parameter_list const& list, parameter_store<C>& store) {
-  detail::read_blocks(c, io::committed_folder(path) + "/model.safetensors", list,
-                      detail::named_blocks<typename C::accumulator>{{"", store.master()}});
+  detail::read_tensors(c, io::committed_folder(path) + "/model.safetensors",
+                       [&](auto const& f) { detail::for_each_tensor(list, store, f); });
   store.refresh(c);
 }
 
@@ -118,7 +125,6 @@ void load_parameters(std::string const& path, C& c, parameter_list const& list, 
 /// have followed. Throws io::error, naming file, tensor and rule, before the trainer's counters change.
 template <class Trainer>
 void load_checkpoint(std::string const& path, Trainer& trainer) {
-  using A = typename Trainer::A;
   auto const folder = io::committed_folder(path);
   auto const file = folder + "/state.json";
   read_run(path);  // the format
@@ -133,9 +139,8 @@ void load_checkpoint(std::string const& path, Trainer& trainer) {
   state.skipped_in_a_row = counters.template in_range<std::int64_t>("skipped_in_a_row", 0, most);
 
   auto& c = trainer.context();
-  detail::read_blocks(c, folder + "/model.safetensors", trainer.list(),
-                      detail::named_blocks<A>{{"", trainer.store().master()}});
-  detail::read_blocks(c, folder + "/optimizer.safetensors", trainer.list(), detail::moments_of(trainer));
+  detail::read_tensors(c, folder + "/model.safetensors", detail::parameters_of(trainer));
+  detail::read_tensors(c, folder + "/optimizer.safetensors", detail::moments_of(trainer));
   trainer.resume(state);
 }
 
