@@ -15,7 +15,7 @@ namespace {
 
 nn::transformer_config small(rematerialize policy) {
   return {.width = 24,
-          .layers = 3,
+          .layers = 5,
           .heads = 2,
           .causal = true,
           .dropout = 0.1f,
@@ -61,15 +61,24 @@ std::vector<std::byte> run(rematerialize policy, std::size_t* peak = nullptr) {
 }  // namespace
 
 TEST_CASE("rematerialised is bitwise the same, in less memory") {
-  std::size_t all = 0, inputs = 0;
-  CHECK(run<float>(rematerialize::nothing, &all) == run<float>(rematerialize::blocks, &inputs));
-  CHECK(inputs < all / 2);
-  CHECK(run<double>(rematerialize::nothing) == run<double>(rematerialize::blocks));
-  CHECK(run<bf16>(rematerialize::nothing) == run<bf16>(rematerialize::blocks));
+  std::size_t all = 0, results = 0, inputs = 0, groups = 0;
+  auto const whole = run<float>(rematerialize::nothing, &all);
+  CHECK(run<float>(rematerialize::cheap, &results) == whole);
+  CHECK(run<float>(rematerialize::blocks, &inputs) == whole);
+  CHECK(run<float>(rematerialize::everything, &groups) == whole);
+  INFO("bytes: " << all << " " << results << " " << inputs << " " << groups);
+  CHECK(results < all * 3 / 4);
+  CHECK(inputs < results / 2);
+  CHECK(groups < inputs);
+  for (auto policy : {rematerialize::cheap, rematerialize::blocks, rematerialize::everything}) {
+    CHECK(run<double>(rematerialize::nothing) == run<double>(policy));
+    CHECK(run<bf16>(rematerialize::nothing) == run<bf16>(policy));
+  }
 }
 
 TEST_CASE("the dry plan is the real use to the byte") {
-  for (auto policy : {rematerialize::nothing, rematerialize::blocks}) {
+  for (auto policy :
+       {rematerialize::nothing, rematerialize::cheap, rematerialize::blocks, rematerialize::everything}) {
     parameter_list list;
     nn::transformer const model{scope{list}, small(policy)};
     auto const pass = [&](auto& c, auto parameters) {
@@ -114,6 +123,5 @@ TEST_CASE("misuse is told apart") {
   CHECK_THROWS_AS(layer(t, t.constant(make<float>(c, shape{2, 5}))), precondition_error);
   tape<cpu::context<float>> off{c, store.views(), {.record = false}};
   auto const x = make<float>(c, shape{2, 4});
-  CHECK_THROWS_AS(off.backward(layer(off, off.constant(x)), view<float const, 2>{x}),
-                  precondition_error);
+  CHECK_THROWS_AS(off.backward(layer(off, off.constant(x)), view<float const, 2>{x}), precondition_error);
 }

@@ -113,7 +113,7 @@ outcome streamed(pairs const& p, info_nce_options const& options = {}, int n = 0
     };
     results[static_cast<std::size_t>(ranks.rank())] = info_nce(
         c, ranks, mine(image), mine(text), static_cast<A>(p.scale), mine(d_image), mine(d_text), options);
-    expects(c.memory.mark() == 0, "the arena is given back");
+    expects(c.memory.used() == 0, "the arena is given back");
   };
   if (n == 0) {
     parallel::solo alone;

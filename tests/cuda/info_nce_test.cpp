@@ -38,7 +38,7 @@ outcome<A> on_card(embeddings<A> const& e, double scale, info_nce_options const&
   on<A, 2> const image{c, e.image}, text{c, e.text}, d_image{c, e.image}, d_text{c, e.image};
   auto const result = info_nce(c, alone, image.read(), text.read(), static_cast<A>(scale), d_image.view(),
                                d_text.view(), options);
-  CHECK(c.memory.mark() == 0);
+  CHECK(c.memory.used() == 0);
   return {result, d_image.back(c), d_text.back(c)};
 }
 

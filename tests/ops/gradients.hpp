@@ -143,7 +143,8 @@ TEST_CASE("pooling of each kind", "[gradient]") {
 }
 
 TEST_CASE("a rematerialised transformer with dropout", "[gradient]") {
-  for (auto policy : {rematerialize::nothing, rematerialize::blocks}) {
+  for (auto policy :
+       {rematerialize::nothing, rematerialize::cheap, rematerialize::blocks, rematerialize::everything}) {
     parameter_list list;
     nn::transformer const model{scope{list},
                                 {.width = 6,

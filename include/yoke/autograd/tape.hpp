@@ -47,10 +47,50 @@ struct gradient {
 /// What an operation returns that saves nothing beyond its arguments.
 struct nothing_saved {};
 
+/// What is kept between forward and backward, from all to least: everything; the results of expensive operations
+/// (matrix products, attention, convolutions), norms and activations being computed again; the inputs of blocks; the
+/// inputs of groups of blocks, about the square root of their number.
+enum class rematerialize { nothing, cheap, blocks, everything };
+
+namespace detail {
+
+/// The results of expensive operations of one run of a block, in their order, for the next run. Entries live on the
+/// context's host stack, tensors in its activation memory.
+struct journal {
+  struct entry {
+    entry* next = nullptr;
+  };
+  template <class Result>
+  struct result_entry : entry {
+    Result result;
+  };
+  entry *first = nullptr, *last = nullptr;
+  bool replays = false;
+
+  void append(entry* e) { (first == nullptr ? first : last->next) = e, last = e; }
+  template <class Result>
+  Result take() {
+    expects(first != nullptr, "a rematerialised block runs the same operations each time");
+    auto const result = static_cast<result_entry<Result>*>(first)->result;
+    first = first->next;
+    return result;
+  }
+};
+
+/// Operations whose results rematerialize::cheap keeps say so by a member `expensive`.
+template <class Op>
+concept expensive = requires {
+  requires Op::expensive;
+};
+
+}  // namespace detail
+
 struct tape_options {
   bool record = true;    // keep what backward needs
   bool training = true;  // dropout and stochastic depth are active
   random_key random{};
+  rematerialize remat = rematerialize::nothing;  // at least; a model may ask for less to be kept
+  detail::journal* journal = nullptr;
 };
 
 /// One forward pass. `context` and the parameter blocks outlive it.
@@ -68,7 +108,8 @@ class tape {
   ~tape() {
     for (auto* n = last_; n != nullptr; n = n->previous) release(*n->out);
     for (auto* i = inputs_; i != nullptr; i = i->previous) release(i->slot);
-    context_->host.release(start_);
+    if (options_.journal == nullptr || options_.journal->replays)
+      context_->host.release(start_);  // a journal's entries outlive the tape that writes them
   }
 
   C& context() const { return *context_; }
@@ -117,7 +158,7 @@ class tape {
   /// for op.backward(tape, saved, gradient of the output, args...).
   template <class Op, class... Args>
   auto apply(Op const& op, Args const&... args) {
-    auto const [data, saved] = op.forward(*this, args...);
+    auto const [data, saved] = result_of(op, args...);
     auto out = constant(data);
     if (recording()) {
       out.slot = context_->host.template create<detail::gradient_slot>();
@@ -201,6 +242,22 @@ class tape {
       std::apply([&](auto const&... a) { n.op.backward(t, n.saved, view_of_const(dy), a...); }, n.args);
     }
   };
+  template <class Op, class... Args>
+  auto result_of(Op const& op, Args const&... args) {
+    if constexpr (detail::expensive<Op>) {
+      if (auto* const journal = options_.journal; journal != nullptr) {
+        using result = decltype(op.forward(*this, args...));
+        using entry = detail::journal::result_entry<result>;
+        if (journal->replays)
+          return journal->template take<result>();
+        arena_end_scope const kept{context_->memory, arena_end::bottom};
+        auto const r = op.forward(*this, args...);
+        journal->append(context_->host.template create<entry>(detail::journal::entry{}, r));
+        return r;
+      }
+    }
+    return op.forward(*this, args...);
+  }
   template <class T>
   static T* at(T* block, extent_t offset) {
     return block == nullptr ? nullptr : block + offset;

@@ -14,6 +14,7 @@ struct step_options {
   extent_t micro_batch = 0;  // divides the batch; 0 or the batch itself: one pass, everything kept
   random_key random{};       // first_sample: of this rank's batch within the global batch
   bool training = true;
+  rematerialize remat = rematerialize::nothing;  // at least; the towers' own configuration may keep less
   info_nce_options loss{};
 };
 
@@ -70,7 +71,8 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
   auto const tape_for = [&](extent_t first, bool record) {
     auto key = options.random;
     key.first_sample += static_cast<std::uint64_t>(first);
-    return tape_options{.record = record, .training = options.training, .random = key};
+    return tape_options{
+        .record = record, .training = options.training, .random = key, .remat = options.remat};
   };
   auto const keep = [&](auto const& t, value<2> z, auto const& to, extent_t first) {
     expects(z.shape == shape{micro, embedding}, "contrastive_step: a tower gives (micro-batch, embedding)");

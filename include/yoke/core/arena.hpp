@@ -41,36 +41,51 @@ constexpr std::size_t align_up(std::size_t bytes) {
 }
 }  // namespace detail
 
-/// A stack of bytes with marks.
+/// The ends of a stack of bytes: what is allocated at one can outlive what is allocated later at the other.
+enum class arena_end { bottom, top };
+
+/// Two stacks of bytes with marks in one run of memory, which grow towards each other. Allocations are at one of the
+/// ends, which is the bottom unless it is told otherwise.
 class stack_arena {
  public:
+  struct marker {
+    std::size_t bottom, top;
+  };
+
   stack_arena() = default;
   /// `base` null: counts only, never exhausted.
   stack_arena(char const* name, std::byte* base, std::size_t bytes)
-      : name_{name}, base_{base}, bytes_{bytes} {}
+      : name_{name}, base_{base}, bytes_{bytes / arena_alignment * arena_alignment} {}
 
   std::byte* allocate(std::size_t bytes) {
-    auto const offset = used_;
     auto const wanted = detail::align_up(bytes);
-    if (base_ != nullptr && wanted > bytes_ - used_)
-      throw arena_exhausted(name_, wanted, bytes_ - used_);
-    used_ += wanted;
-    peak_ = std::max(peak_, used_);
+    if (base_ != nullptr && wanted > bytes_ - used())
+      throw arena_exhausted(name_, wanted, bytes_ - used());
+    auto const at_top = end_ == arena_end::top;
+    auto const offset = at_top ? bytes_ - top_ - wanted : bottom_;
+    (at_top ? top_ : bottom_) += wanted;
+    peak_ = std::max(peak_, used());
     return base_ == nullptr ? nullptr : base_ + offset;
   }
-  std::size_t mark() const noexcept { return used_; }
-  void release(std::size_t mark) noexcept { used_ = mark; }
+  marker mark() const noexcept { return {bottom_, top_}; }
+  void release(marker m) noexcept { bottom_ = m.bottom, top_ = m.top; }
+
+  arena_end end() const noexcept { return end_; }
+  void allocate_at(arena_end e) noexcept { end_ = e; }
+
+  std::size_t used() const noexcept { return bottom_ + top_; }
   std::size_t peak() const noexcept { return peak_; }
   std::size_t capacity() const noexcept { return bytes_; }
-  void forget_peak() noexcept { peak_ = used_; }
+  void forget_peak() noexcept { peak_ = used(); }
 
  private:
   char const* name_ = "activations";
   std::byte* base_ = nullptr;
-  std::size_t bytes_ = 0, used_ = 0, peak_ = 0;
+  std::size_t bytes_ = 0, bottom_ = 0, top_ = 0, peak_ = 0;
+  arena_end end_ = arena_end::bottom;
 };
 
-/// Releases what was allocated after it was made.
+/// Releases what was allocated after it was made, at either end.
 class arena_scope {
  public:
   explicit arena_scope(stack_arena& a) : arena_{&a}, mark_{a.mark()} {}
@@ -80,7 +95,20 @@ class arena_scope {
 
  private:
   stack_arena* arena_;
-  std::size_t mark_;
+  stack_arena::marker mark_;
+};
+
+/// Has allocations made at one end while it lives; what was allocated at the bottom stays.
+class arena_end_scope {
+ public:
+  arena_end_scope(stack_arena& a, arena_end e) : arena_{&a}, before_{a.end()} { a.allocate_at(e); }
+  arena_end_scope(arena_end_scope const&) = delete;
+  arena_end_scope& operator=(arena_end_scope const&) = delete;
+  ~arena_end_scope() { arena_->allocate_at(before_); }
+
+ private:
+  stack_arena* arena_;
+  arena_end before_;
 };
 
 /// First fit over a sorted free list: deterministic, so a dry run predicts the peak to the byte.
@@ -105,10 +133,12 @@ class pool_arena {
     if (hole->bytes == 0)
       free_.erase(hole);
     peak_ = std::max(peak_, offset + wanted);
+    used_ += wanted;
     return offset;
   }
   void release(std::size_t offset, std::size_t bytes) {
     auto const size = std::max(detail::align_up(bytes), arena_alignment);
+    used_ -= size;
     auto next = std::find_if(free_.begin(), free_.end(), [&](block const& b) { return b.offset > offset; });
     next = free_.insert(next, {offset, size});
     if (auto after = next + 1; after != free_.end() && next->offset + next->bytes == after->offset) {
@@ -125,6 +155,8 @@ class pool_arena {
   std::byte* at(std::size_t offset) const noexcept { return base_ == nullptr ? nullptr : base_ + offset; }
   /// The highest byte ever in use: what the pool must hold, holes included.
   std::size_t peak() const noexcept { return peak_; }
+  /// Bytes in use now, without the holes between them.
+  std::size_t used() const noexcept { return used_; }
 
  private:
   struct block {
@@ -140,7 +172,7 @@ class pool_arena {
 
   char const* name_ = "activation gradients";
   std::byte* base_ = nullptr;
-  std::size_t peak_ = 0;
+  std::size_t peak_ = 0, used_ = 0;
   std::vector<block> free_;
 };
 

@@ -98,8 +98,7 @@ struct transformer {
     }
   }
   value<2> operator()(auto& t, value<2> x, segments const& runs) const {
-    for (auto const& block : blocks) x = run_block(t, remat_policy, block, x, runs);
-    return x;
+    return run_blocks(t, remat_policy, std::span{blocks}, x, runs);
   }
 };
 

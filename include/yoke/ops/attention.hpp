@@ -6,6 +6,7 @@
 namespace yoke::ops {
 
 struct attention_op {
+  static constexpr bool expensive = true;
   attention_shape settings;
 
   template <class A, class E>

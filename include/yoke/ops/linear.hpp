@@ -5,6 +5,8 @@
 namespace yoke::ops {
 
 struct linear_op {
+  static constexpr bool expensive = true;
+
   template <class C, int R>
   auto forward(tape<C>& t, value<R> const& x, parameter<2> const& w, parameter<1> const& bias) const {
     auto s = x.shape;
