@@ -1,4 +1,4 @@
-// Layer normalisation and L2 normalisation of rows.
+// Layer normalisation, alone or with an activation behind it, and L2 normalisation of rows.
 #pragma once
 #include <yoke/autograd/tape.hpp>
 
@@ -37,6 +37,37 @@ struct layer_norm_op {
   }
 };
 
+struct layer_norm_activation_op {
+  activation kind;
+  double epsilon;
+
+  template <class A>
+  using saved = layer_norm_op::saved<A>;
+
+  template <class C, int R>
+  auto forward(tape<C>& t, value<R> const& x, parameter<1> const& gain, parameter<1> const& bias) const {
+    using A = typename C::accumulator;
+    auto& c = t.context();
+    auto y = make<typename C::element>(c, x.shape);
+    auto const rows = as_rows(t(x));
+    saved<A> s{make<A>(c, shape{rows.extent(0)}), make<A>(c, shape{rows.extent(0)})};
+    layer_norm_activation_forward(c, kind, rows, t(gain), t(bias), static_cast<A>(epsilon), as_rows(y),
+                                  s.mean, s.reciprocal_deviation);
+    return std::pair{y, s};
+  }
+
+  template <class C, int R>
+  void backward(tape<C>& t, saved<typename C::accumulator> const& s, view<typename C::element const, R> dy,
+                value<R> const& x, parameter<1> const& gain, parameter<1> const& bias) const {
+    using A = typename C::accumulator;
+    auto const dx = t.gradient_of(x);
+    layer_norm_activation_backward(t.context(), kind, as_rows(t(x)), t(gain), t(bias),
+                                   view<A const, 1>{s.mean}, view<A const, 1>{s.reciprocal_deviation},
+                                   as_rows(dy), as_rows(dx.or_absent()), dx.how,
+                                   t.gradient_of(gain).or_absent(), t.gradient_of(bias).or_absent());
+  }
+};
+
 struct l2_normalize_op {
   template <class A, class E>
   struct saved {
@@ -72,6 +103,16 @@ value<R> layer_norm(tape<C>& t, value<R> x, parameter<1> gain, parameter<1> bias
   expects(x.shape[R - 1] == gain.shape[0] && gain.shape == bias.shape,
           "layer_norm: gain and bias have the input's width");
   return t.apply(layer_norm_op{epsilon}, x, gain, bias);
+}
+
+/// f(layer_norm(x)), of which neither the normalised values nor the activation's input are kept: two passes of memory
+/// less in each direction than the two ops one after the other.
+template <class C, int R>
+value<R> layer_norm_activation(tape<C>& t, value<R> x, parameter<1> gain, parameter<1> bias,
+                               activation f = activation::gelu, double epsilon = 1e-5) {
+  expects(x.shape[R - 1] == gain.shape[0] && gain.shape == bias.shape,
+          "layer_norm_activation: gain and bias have the input's width");
+  return t.apply(layer_norm_activation_op{f, epsilon}, x, gain, bias);
 }
 
 /// Each row divided by its Euclidean norm, which is taken as at least 1e-12.
