@@ -215,10 +215,14 @@ view<T, Rank> make(C& c, shape<Rank> s) {
 }
 
 /// Gives a device a piece of work: f() calls kernels and neither waits for them nor reads what they make. Devices for
-/// which that is an advantage take the pieces of one name as one command (CUDA's graphs); others call f as it is.
+/// which that is an advantage have a submit_piece, such as CUDA, which takes the pieces of one name as one command; others
+/// call f as it is.
 template <context C, class F>
-void submit(C&, char const* /*name*/, F const& f) {
-  f();
+void submit(C& c, char const* name, F const& f) {
+  if constexpr (requires { submit_piece(c, name, f); })
+    submit_piece(c, name, f);
+  else
+    f();
 }
 
 /// Calls f(v) on the host, where v holds the tensor's values: the tensor itself, or a copy of it.

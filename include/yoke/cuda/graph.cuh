@@ -43,7 +43,7 @@ class capture {
 /// Gives f's kernels to the card as one graph when the context was made with `.graphs = true`; f neither waits nor reads
 /// results. `name` is a string literal.
 template <yoke::element T, class F>
-void submit(context<T>& c, char const* name, F const& f) {
+void submit_piece(context<T>& c, char const* name, F const& f) {
   if (!c.options().graphs || !c.recorded.warm(name)) {
     f();
     return;

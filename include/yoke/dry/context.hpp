@@ -3,7 +3,18 @@
 #pragma once
 #include <yoke/core/backend.hpp>
 
+#include <cstddef>
+#include <string_view>
+#include <vector>
+
 namespace yoke::dry {
+
+/// Bytes in use while a kernel runs.
+struct memory_sample {
+  std::size_t activations = 0, gradients = 0;
+
+  bool operator==(memory_sample const&) const = default;
+};
 
 /// T is the element type whose bytes are counted.
 template <yoke::element T = bf16>
@@ -31,21 +42,50 @@ class context {
   host_stack host;
   device_traits traits;
   std::size_t persistent_bytes = 0;
-  extent_t multiply_adds = 0;  // of matmuls and attention
+  extent_t multiply_adds = 0;  // of matmuls, attention and convolutions
+  std::vector<memory_sample>* timeline =
+      nullptr;  // gets a sample at each kernel that finds another use of memory
+
+  void sample() {
+    if (timeline == nullptr)
+      return;
+    memory_sample const now{memory.used(), gradient_memory.used()};
+    if (timeline->empty() || !(timeline->back() == now))
+      timeline->push_back(now);
+  }
 
   /// Stands for a device of these traits.
   explicit context(device_traits const& of = {}) : traits{of} {}
   context(context const&) = delete;
   context& operator=(context const&) = delete;
+
+  /// The last piece of work and what it took: a step's micro-batches are alike, so one is run for all.
+  std::string_view last_piece{};
+  extent_t last_multiply_adds = 0;
 };
+
+/// Runs f unless it is the piece that was run last, again: then it is counted as that one was.
+template <class T, class F>
+void submit_piece(context<T>& c, char const* name, F const& f) {
+  if (c.last_piece != name) {
+    auto const before = c.multiply_adds;
+    f();
+    c.last_piece = name;
+    c.last_multiply_adds = c.multiply_adds - before;
+  } else {
+    c.multiply_adds += c.last_multiply_adds;
+  }
+}
 
 template <class T, class X, class Y>
 void gemm(context<T>& c, transpose ta, transpose, view<X const, 2> a, view<X const, 2>, view<Y, 2> d, store) {
+  c.sample();
   c.multiply_adds += d.size() * a.extent(ta == transpose::no ? 1 : 0);
 }
 template <class T>
 void linear_forward(context<T>& c, view<T const, 2> x, view<T const, 2>, view<accumulator_t<T> const, 1>,
                     view<T, 2> y) {
+  c.sample();
   c.multiply_adds += y.size() * x.extent(1);
 }
 
@@ -61,10 +101,12 @@ inline extent_t attention_pairs(attention_shape shape, segments const& s) {
 
 template <class T, class... Rest>
 void attention_forward(context<T>& c, attention_shape shape, segments s, view<T const, 2> qkv, Rest&&...) {
+  c.sample();
   c.multiply_adds += 2 * detail::attention_pairs(shape, s) * qkv.extent(1) / 3;
 }
 template <class T, class... Rest>
 void attention_backward(context<T>& c, attention_shape shape, segments s, view<T const, 2> qkv, Rest&&...) {
+  c.sample();
   c.multiply_adds += 5 * detail::attention_pairs(shape, s) * qkv.extent(1) / 3;
 }
 
@@ -78,132 +120,227 @@ inline extent_t convolution_multiply_adds(window w, shape<4> out, extent_t input
 template <class T>
 void convolution_forward(context<T>& c, window w, view<T const, 4> x, view<T const, 2>,
                          view<accumulator_t<T> const, 1>, view<T, 4> y) {
+  c.sample();
   c.multiply_adds += detail::convolution_multiply_adds(w, y.shape, x.extent(3));
 }
 template <class T>
 void convolution_backward_input(context<T>& c, window w, view<T const, 2>, view<T const, 4> dy, view<T, 4> dx,
                                 store) {
+  c.sample();
   c.multiply_adds += detail::convolution_multiply_adds(w, dy.shape, dx.extent(3));
 }
 template <class T, class W>
 void convolution_backward_weights(context<T>& c, window w, view<T const, 4> x, view<T const, 4> dy,
                                   view<W, 2>, store) {
+  c.sample();
   c.multiply_adds += detail::convolution_multiply_adds(w, dy.shape, x.extent(3));
 }
 template <class T>
 void depthwise_forward(context<T>& c, window w, view<T const, 4>, view<T const, 2>, view<T, 4> y) {
+  c.sample();
   c.multiply_adds += detail::convolution_multiply_adds(w, y.shape, 1);
 }
 template <class T>
 void depthwise_backward_input(context<T>& c, window w, view<T const, 2>, view<T const, 4> dy, view<T, 4>,
                               store) {
+  c.sample();
   c.multiply_adds += detail::convolution_multiply_adds(w, dy.shape, 1);
 }
 template <class T, class W>
 void depthwise_backward_weights(context<T>& c, window w, view<T const, 4>, view<T const, 4> dy, view<W, 2>,
                                 store) {
+  c.sample();
   c.multiply_adds += detail::convolution_multiply_adds(w, dy.shape, 1);
 }
 
 // Kernels that cost neither memory nor multiply-adds worth counting.
 template <class T, class... Rest>
-void sum_rows(context<T>&, Rest&&...) {}
+void sum_rows(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void activation_forward(context<T>&, Rest&&...) {}
+void activation_forward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void activation_backward(context<T>&, Rest&&...) {}
+void activation_backward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void add(context<T>&, Rest&&...) {}
+void add(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void convert(context<T>&, Rest&&...) {}
+void convert(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void fill(context<T>&, Rest&&...) {}
+void fill(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void normalize_pixels(context<T>&, Rest&&...) {}
+void normalize_pixels(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void dropout(context<T>&, Rest&&...) {}
+void dropout(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void drop_path(context<T>&, Rest&&...) {}
+void drop_path(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void layer_norm_forward(context<T>&, Rest&&...) {}
+void layer_norm_forward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void layer_norm_backward(context<T>&, Rest&&...) {}
+void layer_norm_backward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void l2_normalize_forward(context<T>&, Rest&&...) {}
+void l2_normalize_forward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void l2_normalize_backward(context<T>&, Rest&&...) {}
+void l2_normalize_backward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void embed_tokens(context<T>&, Rest&&...) {}
+void embed_tokens(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void embed_tokens_backward(context<T>&, Rest&&...) {}
+void embed_tokens_backward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void extract_patches(context<T>&, Rest&&...) {}
+void extract_patches(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void fold_patches(context<T>&, Rest&&...) {}
+void fold_patches(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void assemble_tokens(context<T>&, Rest&&...) {}
+void assemble_tokens(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void assemble_tokens_backward(context<T>&, Rest&&...) {}
+void assemble_tokens_backward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void pool_forward(context<T>&, Rest&&...) {}
+void pool_forward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void pool_backward(context<T>&, Rest&&...) {}
+void pool_backward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void window_pool_forward(context<T>&, Rest&&...) {}
+void window_pool_forward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void window_pool_backward(context<T>&, Rest&&...) {}
+void window_pool_backward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void gate_forward(context<T>&, Rest&&...) {}
+void gate_forward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void gate_backward(context<T>&, Rest&&...) {}
+void gate_backward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void relative_bias_forward(context<T>&, Rest&&...) {}
+void relative_bias_forward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void relative_bias_backward(context<T>&, Rest&&...) {}
+void relative_bias_backward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void layer_norm_activation_forward(context<T>&, Rest&&...) {}
+void layer_norm_activation_forward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void layer_norm_activation_backward(context<T>&, Rest&&...) {}
+void layer_norm_activation_backward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void batch_statistics(context<T>&, Rest&&...) {}
+void batch_statistics(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void batch_norm_forward(context<T>&, Rest&&...) {}
+void batch_norm_forward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void batch_norm_backward(context<T>&, Rest&&...) {}
+void batch_norm_backward(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void softmax_cross_entropy(context<T>&, Rest&&...) {}
+void softmax_cross_entropy(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void upload(context<T>&, Rest&&...) {}
+void upload(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void download(context<T>&, Rest&&...) {}
+void download(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-double scalar(context<T>&, Rest&&...) {
+double scalar(context<T>& c, Rest&&...) {
+  c.sample();
   return 0;
 }
 template <class T, class... Rest>
-void add_scalar(context<T>&, Rest&&...) {}
+void add_scalar(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-double squared_norm(context<T>&, Rest&&...) {
+double squared_norm(context<T>& c, Rest&&...) {
+  c.sample();
   return 0;
 }
 template <class T, class... Rest>
-void absorb_statistic(context<T>&, Rest&&...) {}
+void absorb_statistic(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void adam_w_update(context<T>&, Rest&&...) {}
+void adam_w_update(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void adafactor_update(context<T>&, Rest&&...) {}
+void adafactor_update(context<T>& c, Rest&&...) {
+  c.sample();
+}
 
 // The streamed loss.
 template <class T, class... Rest>
-void logit_statistics(context<T>&, Rest&&...) {}
+void logit_statistics(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void rescale_sums(context<T>&, Rest&&...) {}
+void rescale_sums(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void log_sum_exp(context<T>&, Rest&&...) {}
+void log_sum_exp(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-void logit_gradient(context<T>&, Rest&&...) {}
+void logit_gradient(context<T>& c, Rest&&...) {
+  c.sample();
+}
 template <class T, class... Rest>
-std::array<double, 3> logit_totals(context<T>&, Rest&&...) {
+std::array<double, 3> logit_totals(context<T>& c, Rest&&...) {
+  c.sample();
   return {};
 }
 

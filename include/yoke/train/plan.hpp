@@ -4,8 +4,8 @@
 #include <yoke/contrastive/encode.hpp>
 #include <yoke/contrastive/inputs.hpp>
 #include <yoke/dry/context.hpp>
-#include <yoke/optim/adam_w.hpp>
-#include <yoke/parallel/solo.hpp>
+#include <yoke/parallel/dry.hpp>
+#include <yoke/train/optimizer.hpp>
 
 #include <vector>
 
@@ -17,6 +17,25 @@ struct step_plan {
   std::size_t persistent = 0;   // bytes of parameters, their gradients and the optimiser's state
   extent_t parameters = 0;      // learned numbers
   extent_t multiply_adds = 0;   // of one step
+
+  // parts of `persistent`
+  std::size_t master = 0, compute_copy = 0, parameter_gradients = 0, optimizer_state = 0;
+
+  double sent = 0;  // bytes that a rank sends in one step
+
+  std::size_t total() const { return activations + gradients + persistent; }
+};
+
+/// A step to be planned. Captions are taken at full length; shorter ones take less.
+struct planned_step {
+  extent_t batch = 0;  // of one rank
+  shape<3> image{};    // height, width, channels
+  extent_t caption_length = 0;
+  contrastive::step_options step{};
+  optimizer_options optimizer{};
+  int ranks = 1;           // among which the global batch is shared out
+  bool compact = false;    // on yoke::compact of the context
+  device_traits device{};  // of the context that will take it, such as cuda::context<T>::traits
 };
 
 namespace detail {
@@ -37,22 +56,61 @@ struct planned_batch {
   }
 };
 
+template <class C, class Model>
+step_plan plan_on(Model const& model, parameter_list const& list, planned_step const& s,
+                  std::vector<dry::memory_sample>* timeline) {
+  C c{s.device};
+  c.timeline = timeline;
+  step_plan plan{.parameters = list.count()};
+  parameter_store<C> store{c, list};
+  auto const bytes = [&](auto const& block) {
+    std::size_t n = 0;
+    block.for_each_run(
+        [&]<class V>(view<V, 1> run) { n += static_cast<std::size_t>(run.size()) * sizeof(V); });
+    return n;
+  };
+  plan.master = bytes(store.master_block());
+  plan.parameter_gradients = bytes(store.gradient_block());
+  plan.compute_copy = static_cast<std::size_t>(store.compute().size()) * sizeof(typename C::element);
+  auto const before = c.persistent_bytes;
+  optimizer<C> const state{c, list, s.optimizer};
+  plan.optimizer_state = c.persistent_bytes - before;
+  plan.persistent = c.persistent_bytes;
+
+  parallel::dry ranks{s.ranks};
+  planned_batch const b{s.batch, s.image, s.caption_length};
+  contrastive::contrastive_step(c, ranks, model, store, b.images, b.texts, s.step);
+  store.gradient_block().for_each_run([&](auto run) { all_reduce(ranks, run); });
+  plan.activations = c.memory.peak();
+  plan.gradients = c.gradient_memory.peak();
+  plan.multiply_adds = c.multiply_adds;
+  plan.sent = ranks.sent;
+  return plan;
+}
+
 }  // namespace detail
 
-/// The plan of a step with element type T, for images of `image` (height, width, channels) and captions of full
-/// length; shorter captions take less. `device`: the traits of the context that will take it, such as
-/// cuda::context<T>::traits.
+/// The plan of one rank's step with element type T. `timeline`: bytes in use at each kernel that finds another use, the
+/// first micro-batch standing for all.
+template <element T, class Model>
+step_plan plan_step(Model const& model, parameter_list const& list, planned_step const& s,
+                    std::vector<dry::memory_sample>* timeline = nullptr) {
+  expects(s.ranks > 0, "plan_step: at least one rank");
+  return s.compact ? detail::plan_on<compact<dry::context<T>>>(model, list, s, timeline)
+                   : detail::plan_on<dry::context<T>>(model, list, s, timeline);
+}
+
+/// The same for one rank with AdamW.
 template <element T, class Model>
 step_plan plan_step(Model const& model, parameter_list const& list, extent_t batch, shape<3> image,
                     extent_t caption_length, contrastive::step_options const& options,
                     device_traits const& device = {}) {
-  dry::context<T> c{device};
-  parameter_store<dry::context<T>> store{c, list};
-  optim::adam_w<dry::context<T>> const optimizer{c, list, {}};
-  parallel::solo ranks;
-  detail::planned_batch const b{batch, image, caption_length};
-  contrastive::contrastive_step(c, ranks, model, store, b.images, b.texts, options);
-  return {c.memory.peak(), c.gradient_memory.peak(), c.persistent_bytes, list.count(), c.multiply_adds};
+  return plan_step<T>(model, list,
+                      planned_step{.batch = batch,
+                                   .image = image,
+                                   .caption_length = caption_length,
+                                   .step = options,
+                                   .device = device});
 }
 
 /// Bytes of the activation stack that embedding `batch` samples at a time takes, by either tower.

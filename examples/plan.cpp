@@ -1,0 +1,204 @@
+// yoke-plan: what a training step would take, before anything is bought, rented or waited for. It runs the step's own
+// code on a device without memory, so that the figures are those of the real step.
+#include <yoke/contrastive/basic.hpp>
+#include <yoke/io/file.hpp>
+#include <yoke/train/open_clip_model.hpp>
+#include <yoke/train/plan_report.hpp>
+
+#include "tools.hpp"
+#include <CLI/CLI.hpp>
+
+namespace {
+
+using namespace yoke;
+
+struct settings {
+  std::string model = "basic_l", precision = "bf16", optimizer = "adafactorw", remat = "auto", mesh = "1x1",
+              memory;
+  extent_t batch = 256, micro_batch = 0, caption_length = 0;
+  bool compact = false;
+  std::string json, svg;
+};
+
+/// Devices along the data axis and along the model axis.
+struct mesh {
+  int data = 1, model = 1;
+};
+
+mesh mesh_of(std::string const& text) {
+  mesh m;
+  char rest = 0;
+  if (std::sscanf(text.c_str(), "%dx%d%c", &m.data, &m.model, &rest) != 2 || m.data < 1 || m.model < 1)
+    throw io::error("--mesh", text, "is DATAxMODEL, two positive numbers such as 8x1");
+  if (m.model > 1)
+    throw io::error("--mesh", text,
+                    "shares out each matrix among " + std::to_string(m.model) +
+                        " devices, which no tower does yet; the second number is 1");
+  return m;
+}
+
+/// 0 for an empty text.
+std::size_t bytes_of(std::string const& text) {
+  if (text.empty())
+    return 0;
+  double number = 0;
+  std::array<char, 8> unit{};
+  auto const read = std::sscanf(text.c_str(), "%lf%7s", &number, unit.data());
+  std::string_view const u = unit.data();
+  double const factor = u == "GiB" || u == "G"   ? 0x1p30
+                        : u == "MiB" || u == "M" ? 0x1p20
+                        : u == "GB"              ? 1e9
+                                                 : 0;
+  if (read != 2 || !(number > 0) || factor == 0)
+    throw io::error("--memory", text, "is a positive number and GiB, MiB or GB, such as 23GiB");
+  return static_cast<std::size_t>(number * factor);
+}
+
+extent_t parameters_below(parameter_list const& list, std::string_view tower) {
+  extent_t n = 0;
+  for (auto const& p : list.infos())
+    if (p.name.starts_with(tower))
+      n += p.size();
+  return n;
+}
+
+template <element T, class Model>
+void plan(settings const& s, Model const& model, parameter_list const& list, towers::image_extent side,
+          extent_t longest_caption) {
+  auto const across = mesh_of(s.mesh);
+  auto const budget = bytes_of(s.memory);
+  if (s.batch % across.data != 0)
+    throw io::error("--batch", std::to_string(s.batch),
+                    "is a multiple of the " + std::to_string(across.data) + " devices of the data axis");
+  train::planned_step step{.batch = s.batch / across.data,
+                           .image = {{side.height, side.width, 3}},
+                           .caption_length = s.caption_length > 0 ? s.caption_length : longest_caption,
+                           .ranks = across.data,
+                           .compact = s.compact};
+  if (s.micro_batch > 0 && step.batch % s.micro_batch != 0)
+    throw io::error("--micro-batch", std::to_string(s.micro_batch),
+                    "does not divide the " + std::to_string(step.batch) + " pairs of a device");
+  if (step.caption_length > longest_caption)
+    throw io::error("--caption-length", std::to_string(step.caption_length),
+                    "is at most the model's " + std::to_string(longest_caption));
+  if (s.optimizer == "adafactorw")
+    step.optimizer = optim::adafactor_w_options{};
+  else if (s.compact)
+    throw io::error("--optimizer", s.optimizer,
+                    "keeps master values in float; --compact goes with adafactorw");
+  step.step.micro_batch = s.micro_batch;
+  std::optional<rematerialize> policy;
+  for (auto const p : train::every_policy)
+    if (s.remat == train::name_of(p))
+      policy = p;
+
+  auto const without_budget = std::size_t{1} << 62;
+  if (budget == 0) {
+    step.step.micro_batch = s.micro_batch > 0 ? s.micro_batch : step.batch;
+    policy = policy.value_or(rematerialize::nothing);
+  }
+  auto const chosen = train::fit_step<T>(model, list, step, budget > 0 ? budget : without_budget, policy);
+  step.step.micro_batch = chosen.micro_batch;
+  step.step.remat = chosen.remat;
+  std::vector<dry::memory_sample> timeline;
+  auto const result = train::plan_step<T>(model, list, step, &timeline);
+
+  if (s.json != "-") {
+    std::printf("%s: %.2f M parameters (image %.2f M, text %.2f M), %s%s, %s\n", s.model.c_str(),
+                static_cast<double>(list.count()) / 1e6,
+                static_cast<double>(parameters_below(list, "image.")) / 1e6,
+                static_cast<double>(parameters_below(list, "text.")) / 1e6, s.precision.c_str(),
+                s.compact ? ", compact" : "", s.optimizer.c_str());
+    std::printf("batch %lld on %d x %d devices, micro-batches of %lld, rematerialised: %s\n",
+                static_cast<long long>(s.batch), across.data, across.model,
+                static_cast<long long>(chosen.micro_batch),
+                std::string(train::name_of(chosen.remat)).c_str());
+    std::printf("on each device:\n%s", train::plan_table(result).c_str());
+  }
+  io::json j = train::plan_json(result);
+  j["model"] = s.model;
+  j["batch"] = s.batch;
+  j["data_axis"] = across.data;
+  j["model_axis"] = across.model;
+  j["micro_batch"] = chosen.micro_batch;
+  j["rematerialize"] = std::string(train::name_of(chosen.remat));
+  if (budget > 0) {
+    step.step.micro_batch = 0;
+    auto most = chosen.micro_batch;
+    for (auto const micro : train::possible_micro_batches(step.batch)) {
+      step.step.micro_batch = micro;
+      if (train::plan_step<T>(model, list, step).total() <= budget) {
+        most = micro;
+        break;
+      }
+    }
+    j["budget"] = budget;
+    j["largest_micro_batch"] = most;
+    if (s.json != "-")
+      std::printf("largest micro-batch within %s: %lld\n",
+                  train::readable_bytes(static_cast<double>(budget)).c_str(), static_cast<long long>(most));
+  }
+  if (s.json == "-")
+    std::printf("%s\n", j.dump(2).c_str());
+  else if (!s.json.empty())
+    io::write_file_atomically(s.json, j.dump(2) + "\n");
+  if (!s.svg.empty())
+    io::write_file_atomically(s.svg, train::plan_picture(result, timeline, budget));
+}
+
+template <element T>
+void plan(settings const& s) {
+  parameter_list list;
+  if (auto const basic = contrastive::basic_preset(s.model)) {
+    auto const model = contrastive::basic(scope{list}, *basic);
+    plan<T>(s, model, list, basic->image.image_size, basic->text.context_length);
+  } else {
+    auto const clip = train::clip_model_config(s.model);
+    auto const model = contrastive::clip(scope{list}, clip);
+    plan<T>(s, model, list, clip.image.image_size, clip.text.context_length);
+  }
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  settings s;
+  CLI::App app{"Memory, arithmetic and communication of a training step"};
+  CLI::Validator const positive{CLI::PositiveNumber};
+  app.add_option("--model", s.model,
+                 "basic_s, basic_m, basic_l, basic_cifar, basic_tiny, a CLIP preset such as ViT-B-32, or the "
+                 "path of an "
+                 "OpenCLIP model configuration")
+      ->capture_default_str();
+  app.add_option("--batch", s.batch, "Pairs of a step, on all devices together")
+      ->check(positive)
+      ->capture_default_str();
+  app.add_option("--micro-batch", s.micro_batch,
+                 "Pairs of a device that are in the towers at a time; 0: all, or what fits --memory")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--caption-length", s.caption_length,
+                 "Tokens of each caption; 0: as many as the model takes")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--remat", s.remat, "What is computed again instead of kept; auto: what fits --memory")
+      ->check(CLI::IsMember({"auto", "nothing", "cheap", "blocks", "everything"}))
+      ->capture_default_str();
+  app.add_option("--optimizer", s.optimizer)
+      ->check(CLI::IsMember({"adamw", "adafactorw"}))
+      ->capture_default_str();
+  app.add_option("--precision", s.precision)->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
+  app.add_flag("--compact", s.compact, "Master values and gradients of matrices in the towers' precision");
+  app.add_option("--mesh", s.mesh, "Devices along the data axis x along the model axis")
+      ->capture_default_str();
+  app.add_option("--memory", s.memory, "Budget of one device, such as 23GiB");
+  app.add_option("--json", s.json, "File for the figures; - for standard output, instead of the table");
+  app.add_option("--svg", s.svg, "File for a picture of the memory over the step");
+  CLI11_PARSE(app, count, arguments);
+  return tools::run("yoke-plan", [&] {
+    if (s.precision == "bf16")
+      plan<bf16>(s);
+    else
+      plan<float>(s);
+  });
+}
