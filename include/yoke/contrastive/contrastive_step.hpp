@@ -47,7 +47,8 @@ auto make_embedded(C& c, extent_t batch, extent_t width) {
 /// Adds the gradients of the mean symmetric InfoNCE loss over all ranks' batches to the parameters'
 /// gradients; this rank's share, to be summed over ranks. `model` has image, text and logit_scale
 /// as dual_encoder has; `images` and `texts` are batches as in inputs.hpp, of one length on every
-/// rank; `embedding` is the towers' common width.
+/// rank; `embedding` is the towers' common width. A tower that gives what it is given, such as
+/// ready_embeddings (frozen.hpp), has nothing to differentiate.
 template <class C, class Ranks, class Model, class Images, class Texts>
 step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_store<C>& store,
                              Images const& given_images, Texts const& given_texts,
@@ -104,8 +105,10 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
     });
     auto const result = loss();
     submit(c, "backward", [&] {
-      tt.backward(zt, seed(text, 0));
-      ti.backward(zi, seed(image, 0));
+      if (zt.slot != nullptr)
+        tt.backward(zt, seed(text, 0));
+      if (zi.slot != nullptr)
+        ti.backward(zi, seed(image, 0));
     });
     return result;
   }
@@ -123,8 +126,10 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
     each(name, tower, inputs, false, [&](auto& t, value<2> z, extent_t first) { keep(t, z, to, first); });
   };
   auto const differentiate = [&](char const* name, auto const& tower, auto const& inputs, auto const& from) {
-    each(name, tower, inputs, true,
-         [&](auto& t, value<2> z, extent_t first) { t.backward(z, seed(from, first)); });
+    each(name, tower, inputs, true, [&](auto& t, value<2> z, extent_t first) {
+      if (z.slot != nullptr)
+        t.backward(z, seed(from, first));
+    });
   };
   embed("embed images", model.image, images, image);
   embed("embed texts", model.text, texts, text);

@@ -8,10 +8,10 @@
 namespace yoke::contrastive {
 
 /// Writes the L2-normalised embeddings of all samples to `rows` (samples, embedding), `micro_batch` at a time. `tower`
-/// and `inputs` are those of a contrastive step.
-template <class C, class Tower, class Inputs>
-void encode(C& c, Tower const& tower, parameter_store<C> const& store, Inputs const& given_inputs,
-            extent_t micro_batch, view<typename C::accumulator, 2> rows) {
+/// and `inputs` are those of a contrastive step, `store` a parameter_store or frozen_parameters.
+template <class C, class Tower, class Store, class Inputs>
+void encode(C& c, Tower const& tower, Store const& store, Inputs const& given_inputs, extent_t micro_batch,
+            view<typename C::accumulator, 2> rows) {
   expects(rows.extent(0) == given_inputs.count(), "encode: one row for each sample");
   expects(micro_batch > 0, "encode: a positive micro-batch");
   arena_scope const copies{c.memory};

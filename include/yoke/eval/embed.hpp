@@ -22,9 +22,9 @@ struct embeddings {
 namespace detail {
 
 /// Runs one tower on `inputs` and appends its rows.
-template <class C, class Tower, class Inputs>
-void append(C& c, Tower const& tower, parameter_store<C> const& store, Inputs const& inputs,
-            extent_t micro_batch, embeddings& to) {
+template <class C, class Tower, class Store, class Inputs>
+void append(C& c, Tower const& tower, Store const& store, Inputs const& inputs, extent_t micro_batch,
+            embeddings& to) {
   using A = typename C::accumulator;
   arena_scope const scratch{c.memory};
   auto const rows = make<A>(c, shape{inputs.count(), to.width});
@@ -36,9 +36,9 @@ void append(C& c, Tower const& tower, parameter_store<C> const& store, Inputs co
 
 }  // namespace detail
 
-/// Texts by the model's text tower, `micro_batch` at a time.
-template <class C, class Model, class Tokenizer>
-embeddings embed_texts(C& c, Model const& model, parameter_store<C> const& store, Tokenizer const& tokenizer,
+/// Texts by the model's text tower, `micro_batch` at a time. `store`: a parameter_store or frozen_parameters.
+template <class C, class Model, class Store, class Tokenizer>
+embeddings embed_texts(C& c, Model const& model, Store const& store, Tokenizer const& tokenizer,
                        std::span<std::string const> texts, extent_t micro_batch) {
   embeddings result{model.embedding, {}};
   std::vector<std::int32_t> ids, offsets;
@@ -59,9 +59,9 @@ embeddings embed_texts(C& c, Model const& model, parameter_store<C> const& store
 }
 
 /// Images (count, height, width, 3) by the model's image tower, appended to `to`, whose width is the model's.
-template <class C, class Model>
-void embed_images(C& c, Model const& model, parameter_store<C> const& store,
-                  contrastive::pixel_batch const& images, extent_t micro_batch, embeddings& to) {
+template <class C, class Model, class Store>
+void embed_images(C& c, Model const& model, Store const& store, contrastive::pixel_batch const& images,
+                  extent_t micro_batch, embeddings& to) {
   expects(to.width == model.embedding, "embed_images: the embeddings have the model's width");
   detail::append(c, model.image, store, images, micro_batch, to);
 }

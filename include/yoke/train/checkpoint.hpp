@@ -5,11 +5,13 @@
 #include <yoke/io/json_fields.hpp>
 #include <yoke/io/safetensors.hpp>
 #include <yoke/io/safetensors_writer.hpp>
-#include <yoke/train/trainer.hpp>
+#include <yoke/train/learner.hpp>
 #include <yoke/version.hpp>
 
+#include <limits>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -21,8 +23,8 @@ using checkpoint_files = std::vector<std::pair<std::string, std::string>>;
 namespace detail {
 
 /// Calls f(name, shape, elements) for the learned numbers of a store, then for its running statistics.
-template <class C, class F>
-void for_each_tensor(parameter_list const& list, parameter_store<C> const& store, F const& f) {
+template <class Store, class F>
+void for_each_tensor(parameter_list const& list, Store const& store, F const& f) {
   for (auto const& p : list.infos())
     store.master_block().visit(p, [&](auto values) { f(p.name, p.shape, values); });
   for (auto const& s : list.statistics()) f(s.name, s.shape, slice(store.statistics(), s.offset, s.size));
@@ -64,9 +66,28 @@ void read_tensors(C& c, std::string const& path, Each const& each) {
   });
 }
 
-template <class Trainer>
-auto parameters_of(Trainer& trainer) {
-  return [&trainer](auto const& f) { for_each_tensor(trainer.list(), trainer.store(), f); };
+/// Reads a tensor of the file, be it f32 or bf16, as V's.
+template <class V>
+void read_converted(io::safetensors_file const& file, std::string const& name, view<V, 1> to) {
+  auto const convert_from = [&]<class From>(From) {
+    auto const values = file.read<From>(name);
+    using A = accumulator_t<V>;
+    for (std::size_t i = 0; i < values.size(); ++i) to.data[i] = static_cast<V>(static_cast<A>(values[i]));
+  };
+  if (auto const type = file.at(name).type; type == io::dtype_of<V>())
+    file.read(name, std::span<V>{to.data, static_cast<std::size_t>(to.size())});
+  else if (type == io::dtype::bf16)
+    convert_from(bf16{});
+  else
+    convert_from(float{});  // any other type is refused
+}
+
+template <class Trainer, class More>
+auto parameters_of(Trainer& trainer, More const& more) {
+  return [&](auto const& f) {
+    for_each_tensor(trainer.list(), trainer.store(), f);
+    more(f);
+  };
 }
 template <class Trainer>
 auto moments_of(Trainer& trainer) {
@@ -75,15 +96,26 @@ auto moments_of(Trainer& trainer) {
 
 }  // namespace detail
 
+/// No parameters beside the trainer's own.
+struct nothing_more {
+  void operator()(auto const&) const {}
+};
+
+/// Parameters beside those of a trainer that are part of its model and its checkpoints: a frozen tower's.
+template <class Store>
+auto parameters_of(parameter_list const& list, Store const& store) {
+  return [&](auto const& f) { detail::for_each_tensor(list, store, f); };
+}
+
 /// Writes the trainer, what `run` says of the caller's own state (data position, configuration), and the caller's
 /// files to the folder `path`, replacing the checkpoint there in one step. Until then, and whatever fails (io::error),
-/// the old one stays. One rank writes.
-template <class Trainer>
+/// the old one stays. One rank writes. `more` are further parameters of the model, as parameters_of gives them.
+template <class Trainer, class More = nothing_more>
 void save_checkpoint(std::string const& path, Trainer& trainer, io::json run,
-                     checkpoint_files const& files = {}) {
+                     checkpoint_files const& files = {}, More const& more = {}) {
   io::folder_writer folder{path, "state.json"};
   auto& c = trainer.context();
-  detail::write_tensors(c, folder.file("model.safetensors"), detail::parameters_of(trainer));
+  detail::write_tensors(c, folder.file("model.safetensors"), detail::parameters_of(trainer, more));
   detail::write_tensors(c, folder.file("optimizer.safetensors"), detail::moments_of(trainer));
   for (auto const& [name, content] : files) folder.write(name, content);
 
@@ -91,6 +123,7 @@ void save_checkpoint(std::string const& path, Trainer& trainer, io::json run,
   io::json state;
   state["format"] = 1;
   state["yoke"] = version;
+  state["optimizer"] = trainer.optimizer().name();
   state["trainer"]["step"] = s.step;
   state["trainer"]["updates"] = s.updates;
   state["trainer"]["skipped"] = s.skipped;
@@ -113,23 +146,48 @@ inline io::json read_run(std::string const& path) {
   return *run;
 }
 
-/// Reads the parameters of a checkpoint into the store, for use without training.
-template <class C>
-void load_parameters(std::string const& path, C& c, parameter_list const& list, parameter_store<C>& store) {
-  detail::read_tensors(c, io::committed_folder(path) + "/model.safetensors",
-                       [&](auto const& f) { detail::for_each_tensor(list, store, f); });
+/// Reads the parameters of a checkpoint into a parameter_store or frozen_parameters, for use, or for another phase of
+/// training. All of them, which must be all that the checkpoint has; or those whose names begin with `prefix`, such as
+/// "image.". Whichever of f32 and bf16 either side has.
+template <class C, class Store>
+void load_parameters(std::string const& path, C& c, parameter_list const& list, Store& store,
+                     std::string_view prefix = {}) {
+  auto const file_path = io::committed_folder(path) + "/model.safetensors";
+  io::safetensors_file const file{file_path};
+  std::size_t wanted = 0;
+  auto const each = [&](auto const& f) {
+    detail::for_each_tensor(list, store, [&](std::string const& name, auto const& shape, auto values) {
+      if (name.starts_with(prefix))
+        f(name, shape, values);
+    });
+  };
+  each([&](std::string const& name, std::vector<extent_t> const& shape, auto) {
+    file.expect(name, file.at(name).type, shape);
+    ++wanted;
+  });
+  if (wanted == 0 || (prefix.empty() && file.tensors().size() != wanted))
+    throw io::error(file_path, prefix,
+                    "the file holds " + std::to_string(file.tensors().size()) + " tensors, the model " +
+                        std::to_string(wanted));
+  each([&]<class V>(std::string const& name, std::vector<extent_t> const&, view<V, 1> values) {
+    write_from_host(c, values, [&](view<V, 1> v) { detail::read_converted(file, name, v); });
+  });
   store.refresh(c);
 }
 
 /// Brings a trainer of the same model to where the checkpoint's was: the steps that follow are bitwise those that would
-/// have followed. Throws io::error, naming file, tensor and rule, before the trainer's counters change.
-template <class Trainer>
-void load_checkpoint(std::string const& path, Trainer& trainer) {
+/// have followed. `more` as for save_checkpoint; who owns those parameters refreshes their compute copy. Throws io::error,
+/// naming file, tensor and rule, before the trainer's counters change.
+template <class Trainer, class More = nothing_more>
+void load_checkpoint(std::string const& path, Trainer& trainer, More const& more = {}) {
   auto const folder = io::committed_folder(path);
   auto const file = folder + "/state.json";
   read_run(path);  // the format
   auto const json = io::read_json(file);
   io::json_fields fields{json, file};
+  std::string const optimizer = trainer.optimizer().name();
+  if (auto const saved = fields.template optional<std::string>("optimizer", optimizer); saved != optimizer)
+    throw io::error(file, "optimizer", "is " + saved + "; the run that would go on has " + optimizer);
   auto counters = fields.object("trainer");
   trainer_state state;
   constexpr auto most = std::numeric_limits<std::int64_t>::max();
@@ -139,7 +197,7 @@ void load_checkpoint(std::string const& path, Trainer& trainer) {
   state.skipped_in_a_row = counters.template in_range<std::int64_t>("skipped_in_a_row", 0, most);
 
   auto& c = trainer.context();
-  detail::read_tensors(c, folder + "/model.safetensors", detail::parameters_of(trainer));
+  detail::read_tensors(c, folder + "/model.safetensors", detail::parameters_of(trainer, more));
   detail::read_tensors(c, folder + "/optimizer.safetensors", detail::moments_of(trainer));
   trainer.resume(state);
 }
