@@ -11,10 +11,12 @@
 
 namespace yoke::cpu {
 
-/// The sum of squares in double precision, the same for any number of threads; not finite when an
-/// element is not.
-template <class T>
-double squared_norm(context<T>& c, view<accumulator_t<std::type_identity_t<T>> const, 1> x) {
+/// The sum of squares of elements or accumulators in double precision, the same for any number of
+/// threads; not finite when an element is not.
+template <class T, class V>
+double squared_norm(context<T>& c, view<V, 1> x) {
+  static_assert(std::is_same_v<V const, T const> || std::is_same_v<V const, accumulator_t<T> const>,
+                "the squares are of elements or of accumulators");
   constexpr extent_t block = 1 << 14, strands = 16;
   auto const blocks = (x.size() + block - 1) / block;
   auto* const sums = c.template scratch<double>(blocks);
