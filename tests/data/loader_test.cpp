@@ -6,6 +6,7 @@
 #include <yoke/data/scenes.hpp>
 
 #include "data_files.hpp"
+#include "delivery.hpp"
 #include <algorithm>
 #include <catch2/catch_all.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
@@ -20,31 +21,9 @@
 
 using namespace yoke::data;
 using Catch::Matchers::ContainsSubstring;
+using delivery::deliver, delivery::letters, delivery::record, delivery::small;
 
 namespace {
-
-void letters(std::string_view caption, std::vector<std::int32_t>& ids) {
-  for (auto c : caption) ids.push_back(static_cast<unsigned char>(c));
-}
-
-/// Everything that a batch holds.
-struct record {
-  std::vector<std::uint8_t> pixels{};
-  std::vector<std::int32_t> tokens{}, offsets{}, labels{};
-  std::vector<std::string> captions{};
-  position after{};
-  bool operator==(record const&) const = default;
-};
-
-template <class Source>
-std::vector<record> deliver(Source from, loader_options o, std::size_t most = 1000) {
-  loader batches{std::move(from), letters, std::move(o)};
-  std::vector<record> all;
-  batch b;
-  while (all.size() < most && batches.next(b))
-    all.push_back({b.pixels, b.tokens, b.offsets, b.labels, b.captions, b.after});
-  return all;
-}
 
 std::vector<std::int32_t> all_labels(std::vector<record> const& records) {
   std::vector<std::int32_t> labels;
@@ -61,17 +40,6 @@ struct five_shards {
   }
   shards open() const { return shards{folder / "a-{0..4}.tar"}; }
 };
-
-loader_options small(int workers = 2) {
-  return {.batch = 8,
-          .image_size = 8,
-          .seed = 1,
-          .augment = {.smallest_area = 0.3, .flip = 0.5},
-          .shuffle = 32,
-          .keep_captions = true,
-          .want = {.captions = true, .labels = true},
-          .workers = workers};
-}
 
 }  // namespace
 

@@ -1,14 +1,17 @@
-// What makes a caption or a class out of the bytes of a file.
+// What makes a caption, a class, or names of labels out of the bytes of a file.
 #pragma once
 #include <yoke/core/errors.hpp>
 #include <yoke/io/json.hpp>
 #include <yoke/text/utf8.hpp>
 
+#include <algorithm>
 #include <charconv>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <vector>
 
 namespace yoke::data {
 
@@ -50,6 +53,37 @@ inline std::int32_t read_label(std::string_view text) {
   if (code != std::errc{} || end != text.data() + text.size() || label < 0)
     throw io::error("", "cls", "it is not a class number");
   return label;
+}
+
+/// Puts the classes of an image, integers from 0 on with white space or commas between them, into `classes`.
+/// Throws io::error for anything else, and when there is none.
+inline void read_classes(std::string_view text, std::vector<std::int32_t>& classes) {
+  constexpr std::string_view between = " \t\r\n\v\f,";
+  classes.clear();
+  for (auto at = text.find_first_not_of(between); at != std::string_view::npos;) {
+    auto const end = std::min(text.find_first_of(between, at), text.size());
+    classes.push_back(read_label(text.substr(at, end - at)));
+    at = text.find_first_not_of(between, end);
+  }
+  if (classes.empty())
+    throw io::error("", "cls", "it has no class");
+}
+
+/// Puts the names of an image's labels, one a line, into `names`; blank lines do not count. Throws io::error
+/// when there is none or one is not UTF-8.
+inline void read_label_names(std::string_view text, std::vector<std::string>& names) {
+  names.clear();
+  for (std::size_t at = 0; at < text.size();) {
+    auto const end = std::min(text.find('\n', at), text.size());
+    if (auto const name = detail::trimmed(text.substr(at, end - at)); !name.empty())
+      names.emplace_back(name);
+    at = end + 1;
+  }
+  if (names.empty())
+    throw io::error("", "labels", "it has no name");
+  for (auto const& name : names)
+    if (!text::is_utf8(name))
+      throw io::error("", "labels", "it is not UTF-8");
 }
 
 }  // namespace yoke::data

@@ -28,10 +28,11 @@
 
 namespace yoke::data {
 
-/// Tar files whose samples are an image (jpg, jpeg, png) with a caption (txt, or json's "caption" or "text")
-/// or a class (cls). An epoch is each sample once: the shards in an order of the epoch's own, every ranks-th of
-/// them for a rank, and their samples through a shuffle buffer that holds references, not pixels. Only headers
-/// are read to walk; a shard that is broken throws, a sample that is broken is for the loader to skip.
+/// Tar files whose samples are an image (jpg, jpeg, png) with a caption (txt, or json's "caption" or "text"), a
+/// class (cls), or labels (labels: names, one a line; else cls: one class or several). An epoch is each sample once:
+/// the shards in an order of the epoch's own, every ranks-th of them for a rank, and their samples through a shuffle
+/// buffer that holds references, not pixels. Only headers are read to walk; a shard that is broken throws, a sample
+/// that is broken is for the loader to skip.
 class shards {
  public:
   struct part {
@@ -43,7 +44,7 @@ class shards {
   struct reference {
     std::size_t shard = 0;
     std::string key{};
-    part image{}, text{}, json{}, label{};
+    part image{}, text{}, json{}, label{}, names{};
   };
   class walker;
   class reader;
@@ -136,7 +137,7 @@ class shards::walker {
       open_.reset();
       ++at_;
     }
-    r = reference{mine_[at_], members_.key, {}, {}, {}, {}};
+    r = reference{mine_[at_], members_.key, {}, {}, {}, {}, {}};
     for (auto const& m : members_.members) {
       auto const found = part{m.offset, m.size, true};
       if (m.suffix == "jpg" || m.suffix == "jpeg" || m.suffix == "png")
@@ -147,6 +148,8 @@ class shards::walker {
         r.json = found;
       else if (m.suffix == "cls")
         r.label = found;
+      else if (m.suffix == "labels")
+        r.names = found;
     }
     return true;
   }
@@ -171,6 +174,8 @@ class shards::reader {
     auto const& file = open(r.shard);
     into.label = -1;
     into.caption.clear();
+    into.classes.clear();
+    into.names.clear();
     if (what.captions) {
       if (r.text.present)
         read_caption(text(file, r.text, "txt"), into.caption);
@@ -183,6 +188,14 @@ class shards::reader {
       if (!r.label.present)
         throw io::error("", "", "no class: no cls");
       into.label = read_label(text(file, r.label, "cls"));
+    }
+    if (what.all_labels) {
+      if (r.names.present)
+        read_label_names(text(file, r.names, "labels"), into.names);
+      else if (r.label.present)
+        read_classes(text(file, r.label, "cls"), into.classes);
+      else
+        throw io::error("", "", "no labels: neither labels nor cls");
     }
     if (!what.images)
       return;

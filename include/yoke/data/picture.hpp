@@ -30,13 +30,17 @@ struct sample {
   picture image{};
   std::string caption{};    // UTF-8, not blank; empty when captions were not asked for
   std::int32_t label = -1;  // the class; -1 for none
+  // All labels of the image, where they were asked for: as classes, or as names, UTF-8 and not blank.
+  std::vector<std::int32_t> classes{};
+  std::vector<std::string> names{};
 };
 
 /// What a loader wants of each sample. A sample that lacks something wanted is a bad sample.
 struct wanted {
   bool captions = true;
-  bool labels = false;
-  bool images = true;  // a reader alone can do without, a loader cannot
+  bool labels = false;      // sample::label
+  bool images = true;       // a reader alone can do without, a loader cannot
+  bool all_labels = false;  // sample::classes or sample::names
 };
 
 }  // namespace yoke::data

@@ -124,7 +124,7 @@ class scenes {
   sample_name name(reference r) const { return {"scenes", std::to_string(r)}; }
   std::uint64_t samples() const { return options_.samples; }
 
-  /// Scene `number`: image, caption, and as label the class of the only object or -1.
+  /// Scene `number`: image, caption, the classes of its objects, and as label that of the only one or -1.
   static void draw(scene_options const& options, std::uint64_t number, sample& into) {
     auto random = random_sequence{
         mix(options.seed, hash("scenes") + static_cast<std::uint64_t>(options.split)), number};
@@ -144,8 +144,10 @@ class scenes {
     else
       place_two(objects[0], objects[1], random);
     into.caption = single ? describe(objects[0], random) : describe(objects[0], objects[1]);
-    into.label =
-        single ? static_cast<std::int32_t>(objects[0].shape * scene_colours.size() + objects[0].colour) : -1;
+    into.names.clear();
+    into.classes.clear();
+    for (auto const& object : objects) into.classes.push_back(static_cast<std::int32_t>(class_of(object)));
+    into.label = single ? into.classes[0] : -1;
     into.image.resize(options.size, options.size);
     paint_scene(into.image, objects, random);
   }
@@ -180,9 +182,11 @@ class scenes {
     a.y = b.y = 0.5f;
   }
 
-  static std::string object_name(scene_object const& object) {
-    return scene_class_name(object.shape * scene_colours.size() + object.colour);
+  static std::size_t class_of(scene_object const& object) {
+    return object.shape * scene_colours.size() + object.colour;
   }
+
+  static std::string object_name(scene_object const& object) { return scene_class_name(class_of(object)); }
 
   static std::string describe(scene_object const& object, random_sequence& random) {
     auto const name = object_name(object);
