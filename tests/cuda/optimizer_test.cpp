@@ -76,6 +76,18 @@ TEMPLATE_TEST_CASE("squared_norm on the card", "", double, float, bf16) {
   CHECK(norm == squared_norm(c, unaligned.read()));
 }
 
+TEST_CASE("squared_norm of elements on the card") {
+  auto& c = card<bf16>();
+  auto const n = GENERATE(as<extent_t>{}, 0, 1, 15, 16, 16384, 100003);
+  tensor<bf16, 1> const x{{{n}}, 1};
+  double e = 0;
+  for (extent_t i = 0; i < n; ++i) e += x[i] * x[i];
+  on const d_x{c, x}, unaligned{c, x, 1};
+  auto const norm = squared_norm(c, d_x.view());
+  CHECK(std::abs(norm - e) <= 1e-12 * e);
+  CHECK(norm == squared_norm(c, unaligned.read()));
+}
+
 TEST_CASE("squared_norm on the card neither overflows in float nor hides what is not finite") {
   auto& c = card<float>();
   tensor<float, 1> x{{{50000}}};

@@ -72,16 +72,15 @@ void check_embedding(segments const& host, segments const& there, extent_t width
   same(y.back(c), expected);
 }
 
-template <class T>
-void check_embedding_backward(segments const& host, segments const& there, tensor<std::int32_t, 1> const& ids,
-                              extent_t width, extent_t vocabulary, bool with_positions,
-                              bool shifted = false) {
-  INFO(host.count << " segments of " << host.rows << " rows, width " << width << ", vocabulary "
-                  << vocabulary);
-  using A = accumulator_t<T>;
+/// The sums as W: accumulators or elements.
+template <class T, class W>
+void check_embedding_sums(segments const& host, segments const& there, tensor<std::int32_t, 1> const& ids,
+                          extent_t width, extent_t vocabulary, bool with_positions, bool shifted) {
+  INFO(host.count << " segments of " << host.rows << " rows, width " << width << ", vocabulary " << vocabulary
+                  << ", sums of " << sizeof(W) << " bytes");
   auto& c = card<T>();
   tensor<T, 2> const dy{{{host.rows, width}}, 1};
-  tensor<A, 2> const table{{{vocabulary, width}}, 2},
+  tensor<W, 2> const table{{{vocabulary, width}}, 2},
       positions{{{with_positions ? host.longest + 1 : 0, width}}, 3};
   auto dtable = table, dpositions = positions;
   embed_tokens_backward(device<T>(), host, ids.read(), dy.read(), dtable.view(), dpositions.view());
@@ -89,7 +88,7 @@ void check_embedding_backward(segments const& host, segments const& there, tenso
   on<std::int32_t, 1> const there_ids{c, ids};
   maybe_shifted<T, 2> const there_dy{c, dy, false};
   auto const run = [&] {
-    maybe_shifted<A, 2> const table_sums{c, table, shifted}, position_sums{c, positions, false};
+    maybe_shifted<W, 2> const table_sums{c, table, shifted}, position_sums{c, positions, false};
     embed_tokens_backward(c, there, there_ids.read(), there_dy.read(), table_sums.view(),
                           position_sums.view());
     return std::pair{table_sums.back(c), position_sums.back(c)};
@@ -100,6 +99,14 @@ void check_embedding_backward(segments const& host, segments const& there, tenso
   same(once.second, dpositions, size);
   REQUIRE(same_bits(once.first.data, again.first.data));
   REQUIRE(same_bits(once.second.data, again.second.data));
+}
+template <class T>
+void check_embedding_backward(segments const& host, segments const& there, tensor<std::int32_t, 1> const& ids,
+                              extent_t width, extent_t vocabulary, bool with_positions,
+                              bool shifted = false) {
+  check_embedding_sums<T, accumulator_t<T>>(host, there, ids, width, vocabulary, with_positions, shifted);
+  if (!std::is_same_v<T, accumulator_t<T>>)
+    check_embedding_sums<T, T>(host, there, ids, width, vocabulary, with_positions, shifted);
 }
 
 }  // namespace
@@ -207,6 +214,26 @@ TEMPLATE_TEST_CASE("CUDA: embed_tokens_backward sums in the rows' order whatever
   }
 }
 
+TEST_CASE("CUDA: sums over rows that go to elements are rounded once, as the CPU's") {
+  auto& c = card<bf16>();
+  auto const length = GENERATE(as<extent_t>{}, 1, 31, 33, 64, 200);
+  extent_t const rows = 2000, width = 24, vocabulary = rows / length + 1;
+  tensor<bf16, 2> dy{{{rows, width}}};  // whole numbers, whose sums are exact
+  yoke::random_sequence draw{9};
+  for (auto& v : dy.data) v = bf16{static_cast<float>(draw.below(40)) - 3};
+  tensor<std::int32_t, 1> ids{{{rows}}};
+  for (extent_t i = 0; i < rows; ++i) ids.data[at(i)] = static_cast<std::int32_t>(i / length);
+  tensor<bf16, 2> dtable{{{vocabulary, width}}}, dpositions{{{1, width}}};
+  for (auto& v : dtable.data) v = bf16{static_cast<float>(draw.below(8))};
+  on<bf16, 2> const there_table{c, dtable}, there_positions{c, dpositions};
+  auto const captions = segments::uniform(rows, 1);
+  embed_tokens_backward(device<bf16>(), captions, ids.read(), dy.read(), dtable.view(), dpositions.view());
+  embed_tokens_backward(c, captions, on<std::int32_t, 1>{c, ids}.read(), on<bf16, 2>{c, dy}.read(),
+                        there_table.view(), there_positions.view());
+  CHECK(same_bits(there_table.back(c).data, dtable.data));
+  CHECK(same_bits(there_positions.back(c).data, dpositions.data));
+}
+
 TEMPLATE_TEST_CASE("CUDA: positions of many captions", "", float, bf16) {
   std::vector<extent_t> lengths(1500);
   yoke::random_sequence draw{5};
@@ -258,26 +285,30 @@ TEMPLATE_TEST_CASE("CUDA: assemble_tokens with and without a first token, and it
 
   tensor<TestType, 2> const dy{expected.shape, 4}, dx_before{x.shape, 5};
   tensor<A, 1> const first_before{{{extra * width}}, 6};
-  tensor<A, 2> const positions_before{positions.shape, 7};
   on<TestType, 2> const there_dy{c, dy};
+  auto const check = [&]<class W>(tensor<W, 2> const& positions_before, int wanted, store how) {
+    auto dx = dx_before;
+    auto dfirst = first_before;
+    auto dpositions = positions_before;
+    maybe_shifted<TestType, 2> const there_dx{c, dx, shifted};
+    maybe_shifted<A, 1> const there_dfirst{c, dfirst, false};
+    maybe_shifted<W, 2> const there_dpositions{c, dpositions, shifted};
+    auto const backward = [&](auto& on_what, auto up, auto to, auto first_to, auto positions_to) {
+      assemble_tokens_backward(on_what, batch, up, wanted & 1 ? to : view<TestType, 2>{}, how,
+                               wanted & 2 ? first_to : view<A, 1>{},
+                               wanted & 4 ? positions_to : view<W, 2>{});
+    };
+    backward(device<TestType>(), dy.read(), dx.view(), dfirst.view(), dpositions.view());
+    backward(c, there_dy.read(), there_dx.view(), there_dfirst.view(), there_dpositions.view());
+    same(there_dx.back(c), dx);
+    same(there_dfirst.back(c), dfirst, 20);
+    same(there_dpositions.back(c), dpositions, 20);
+  };
   for (int wanted = 0; wanted < 8; ++wanted)
     for (auto how : {store::overwrite, store::accumulate}) {
-      auto dx = dx_before;
-      auto dfirst = first_before;
-      auto dpositions = positions_before;
-      maybe_shifted<TestType, 2> const there_dx{c, dx, shifted};
-      maybe_shifted<A, 1> const there_dfirst{c, dfirst, false};
-      maybe_shifted<A, 2> const there_dpositions{c, dpositions, shifted};
-      auto const backward = [&](auto& on_what, auto up, auto to, auto first_to, auto positions_to) {
-        assemble_tokens_backward(on_what, batch, up, wanted & 1 ? to : view<TestType, 2>{}, how,
-                                 wanted & 2 ? first_to : view<A, 1>{},
-                                 wanted & 4 ? positions_to : view<A, 2>{});
-      };
-      backward(device<TestType>(), dy.read(), dx.view(), dfirst.view(), dpositions.view());
-      backward(c, there_dy.read(), there_dx.view(), there_dfirst.view(), there_dpositions.view());
-      same(there_dx.back(c), dx);
-      same(there_dfirst.back(c), dfirst, 20);
-      same(there_dpositions.back(c), dpositions, 20);
+      check(tensor<A, 2>{positions.shape, 7}, wanted, how);
+      if (!std::is_same_v<TestType, A>)
+        check(tensor<TestType, 2>{positions.shape, 7}, wanted, how);
     }
 }
 

@@ -81,13 +81,12 @@ void embed_tokens(context<T>& c, segments const& segments, view<std::int32_t con
     run(detail::embed_tokens_kernel<1, T>);
 }
 
-/// dtable (vocabulary, width) and dpositions (context, width; optional) accumulate dy (rows, width), the same bits
-/// every time.
-template <class T>
+/// dtable (vocabulary, width) and dpositions (context, width; optional), elements or accumulators, accumulate dy (rows,
+/// width), the same bits every time.
+template <class T, class W>
 void embed_tokens_backward(context<T>& c, segments const& segments, view<std::int32_t const, 1> ids,
-                           view<std::type_identity_t<T> const, 2> dy,
-                           view<accumulator_t<std::type_identity_t<T>>, 2> dtable,
-                           view<accumulator_t<std::type_identity_t<T>>, 2> dpositions) {
+                           view<std::type_identity_t<T> const, 2> dy, view<W, 2> dtable,
+                           view<std::type_identity_t<W>, 2> dpositions) {
   if (dy.size() == 0)
     return;
   auto const width = static_cast<int>(dy.extent(1));

@@ -20,9 +20,9 @@ static __global__ void add_scalar_kernel(A amount, A* to) {
 inline constexpr int norm_threads = 256;
 
 /// sums[block] = the squares that the block has of n, dealt out N at a time and read so when `Whole`.
-template <int N, bool Whole, class A>
+template <int N, bool Whole, class V>
 static __global__ void __launch_bounds__(norm_threads)
-    squared_norm_kernel(A const* x, extent_t n, double* sums) {
+    squared_norm_kernel(V const* x, extent_t n, double* sums) {
   double sum = 0;
   auto const stride = extent_t{gridDim.x} * norm_threads * N;
   for (auto i = (extent_t{blockIdx.x} * norm_threads + threadIdx.x) * N; i < n; i += stride) {
@@ -31,8 +31,10 @@ static __global__ void __launch_bounds__(norm_threads)
 #pragma unroll
       for (int k = 0; k < N; ++k) sum += static_cast<double>(v.at[k]) * static_cast<double>(v.at[k]);
     } else {
-      for (int k = 0; k < N && i + k < n; ++k)
-        sum += static_cast<double>(x[i + k]) * static_cast<double>(x[i + k]);
+      for (int k = 0; k < N && i + k < n; ++k) {
+        auto const v = static_cast<double>(widen(x[i + k]));
+        sum += v * v;
+      }
     }
   }
   sum = block_sum<norm_threads>(sum);
@@ -110,13 +112,16 @@ void add_scalar(context<T>& c, double amount, view<accumulator_t<T>, 1> v) {
   detail::launch(c, dim3(1), 32, 0, detail::add_scalar_kernel<A>, static_cast<A>(amount), v.data);
 }
 
-/// The sum of squares in double precision, the same on every card; not finite when an element is not.
-template <class T>
-double squared_norm(context<T>& c, view<accumulator_t<std::type_identity_t<T>> const, 1> x) {
-  using A = accumulator_t<T>;
+/// The sum of squares of elements or accumulators in double precision, the same on every card; not finite when an
+/// element is not.
+template <class T, class V>
+double squared_norm(context<T>& c, view<V, 1> x) {
+  using number = std::remove_const_t<V>;
+  static_assert(std::is_same_v<number, T> || std::is_same_v<number, accumulator_t<T>>,
+                "the squares are of elements or of accumulators");
   if (x.size() == 0)
     return 0;
-  constexpr int N = detail::wide<A>;
+  constexpr int N = detail::wide<number>;
   constexpr extent_t least = detail::norm_threads * N, most = 1024;
   auto const blocks = std::min((x.size() + least - 1) / least, most);
   auto* const sums = c.template scratch<double>(blocks + 1);
@@ -125,9 +130,9 @@ double squared_norm(context<T>& c, view<accumulator_t<std::type_identity_t<T>> c
                    sums);
   };
   if (detail::packs_are_aligned<N>(x.data))
-    run(detail::squared_norm_kernel<N, true, A>);
+    run(detail::squared_norm_kernel<N, true, number>);
   else
-    run(detail::squared_norm_kernel<N, false, A>);
+    run(detail::squared_norm_kernel<N, false, number>);
   detail::launch(c, dim3(1), detail::norm_threads, 0, detail::total_kernel<double>, sums,
                  static_cast<int>(blocks), sums + blocks);
   double total = 0;

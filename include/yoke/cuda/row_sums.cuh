@@ -1,5 +1,6 @@
 // Sums of chosen rows, columns side by side: over the rows of each token id, and over the segments' rows at each place.
-// Rows are summed in pieces that depend on their number alone, so that a sum has the same bits every time.
+// Rows are summed in pieces that depend on their number alone, so that a sum has the same bits every time. Where sums go to
+// elements they are rounded once.
 #pragma once
 #include <yoke/cuda/lines.cuh>
 #include <yoke/cuda/runs.cuh>
@@ -55,12 +56,12 @@ __device__ inline void add_to(pack<A, N>& sum, pack<A, N> const& part) {
   for (int k = 0; k < N; ++k) sum.at[k] += part.at[k];
 }
 
-/// Adds each id's rows of `from` to its row of `to`, except those of a run of one id that began in an earlier piece:
-/// their sum is this piece's line of `continued`.
-template <int N, class T>
+/// Adds each id's rows of `from` to its row of `to`, except those of a run of one id that has rows in another piece: a
+/// piece has two lines of `parts`, the sum of a run that began in an earlier piece, and of one that goes on in the next.
+template <int N, class T, class W>
 static __global__ void __launch_bounds__(sum_threads)
-    sum_ids_kernel(sorted_rows sorted, int rows, int tiles, T const* from, int width,
-                   accumulator_t<T>* continued, accumulator_t<T>* to) {
+    sum_ids_kernel(sorted_rows sorted, int rows, int tiles, T const* from, int width, accumulator_t<T>* parts,
+                   W* to) {
   auto const part = warp_part::of_lane<N>(tiles);
   auto const first = part.piece * rows_of_piece;
   if (first >= rows)
@@ -71,6 +72,8 @@ static __global__ void __launch_bounds__(sum_threads)
   bool const last = lane == 31 || i + 1 >= rows || sorted.ids[i + 1] != id;
   auto const ends = __ballot_sync(whole_warp, last);
   bool continues = first > 0 && sorted.ids[first - 1] == sorted.ids[first];
+  auto const behind = first + rows_of_piece;
+  bool const goes_on = behind < rows && sorted.ids[behind - 1] == sorted.ids[behind];
 
   pack<accumulator_t<T>, N> sum = {};
   for_rows_of_lanes<N>(from, width, part.column, row, [&](int k, auto const& line) {
@@ -78,18 +81,21 @@ static __global__ void __launch_bounds__(sum_threads)
     if ((ends >> k & 1u) == 0)
       return;
     auto const of_row = extent_t{__shfl_sync(whole_warp, id, k)};
-    auto* const line_to = continues ? continued + part.piece * width : to + of_row * width;
-    if (part.column < width)
-      save<N>(line_to + part.column, sum, continues ? store::overwrite : store::accumulate);
+    if (part.column < width) {
+      if (continues || (k == 31 && goes_on))
+        save<N>(parts + (2 * part.piece + (continues ? 0 : 1)) * width + part.column, sum, store::overwrite);
+      else
+        save<N>(to + of_row * width + part.column, sum, store::accumulate);
+    }
     continues = false;
     sum = {};
   });
 }
 
-/// Adds what sum_ids_kernel has left in `continued`, one run by the warps of the first piece that continues it.
-template <int N, class A>
+/// Adds what sum_ids_kernel has left in `parts`, one run by the warps of the first piece that continues it.
+template <int N, class A, class W>
 static __global__ void __launch_bounds__(sum_threads)
-    join_ids_kernel(sorted_rows sorted, int rows, int tiles, A const* continued, int width, A* to) {
+    join_ids_kernel(sorted_rows sorted, int rows, int tiles, A const* parts, int width, W* to) {
   auto const part = warp_part::of_lane<N>(tiles);
   auto const first = part.piece * rows_of_piece;
   if (first == 0 || first >= rows)
@@ -106,18 +112,18 @@ static __global__ void __launch_bounds__(sum_threads)
   }
   if (part.column >= width)
     return;
-  pack<A, N> sum = {};
+  auto sum = load<N>(parts + (2 * part.piece - 1) * width + part.column);
 #pragma unroll 8
   for (auto piece = part.piece; piece < end; ++piece)
-    add_to(sum, load<N>(continued + piece * width + part.column));
+    add_to(sum, load<N>(parts + 2 * piece * width + part.column));
   save<N>(to + extent_t{id} * width + part.column, sum, store::accumulate);
 }
 
 /// Line (piece, place) of `to` = or += the rows at that place of the piece's segments.
-template <int N, class T>
+template <int N, class T, class W>
 static __global__ void __launch_bounds__(sum_threads)
     sum_places_kernel(runs segments, int places, int pieces, int segments_of_piece, int tiles, T const* from,
-                      int width, accumulator_t<T>* to, store how) {
+                      int width, W* to, store how) {
   auto const part = warp_part::of_lane<N>(tiles);
   auto const piece = static_cast<int>(part.piece / places);
   auto const place = static_cast<int>(part.piece - extent_t{piece} * places);
@@ -137,21 +143,21 @@ static __global__ void __launch_bounds__(sum_threads)
 }
 
 /// to += the sum over the pieces, for each element.
-template <class A>
+template <class A, class W>
 static __global__ void __launch_bounds__(sum_threads)
-    join_pieces_kernel(extent_t elements, int pieces, A const* from, A* to) {
+    join_pieces_kernel(extent_t elements, int pieces, A const* from, W* to) {
   auto const stride = extent_t{gridDim.x} * sum_threads;
   for (auto i = extent_t{blockIdx.x} * sum_threads + threadIdx.x; i < elements; i += stride) {
     A sum = 0;
 #pragma unroll 8
     for (int piece = 0; piece < pieces; ++piece) sum += from[piece * elements + i];
-    to[i] += sum;
+    put(to + i, sum, store::accumulate);
   }
 }
 
 /// Calls f(N, tiles): N columns a lane, and so many warps for a line.
-template <class T, class F>
-void with_tiles(T const* from, int width, accumulator_t<T> const* to, F const& f) {
+template <class T, class W, class F>
+void with_tiles(T const* from, int width, W const* to, F const& f) {
   auto const call = [&](auto n) {
     constexpr int columns = 32 * decltype(n)::value;
     f(n, (width + columns - 1) / columns);
@@ -167,45 +173,50 @@ inline dim3 blocks_of_warps(extent_t warps) {
   return dim3(static_cast<unsigned>((warps + sum_threads / 32 - 1) / (sum_threads / 32)));
 }
 
-/// to (vocabulary, width) += the rows of `from` at their ids; ids outside the vocabulary count as 0.
-template <class T>
+/// to (vocabulary, width), elements or accumulators, += the rows of `from` at their ids; ids outside the vocabulary
+/// count as 0.
+template <class T, class W>
 void sum_rows_of_ids(device& c, int rows, int vocabulary, std::int32_t const* ids, T const* from, int width,
-                     accumulator_t<T>* to) {
+                     W* to) {
   using A = accumulator_t<T>;
   auto const pieces = (extent_t{rows} + rows_of_piece - 1) / rows_of_piece;
-  auto const continued_bytes = pieces * width * static_cast<extent_t>(sizeof(A));
+  auto const part_bytes = 2 * pieces * width * static_cast<extent_t>(sizeof(A));
   auto* const space =
-      c.scratch<std::byte>(continued_bytes + sort_space(rows) * static_cast<extent_t>(sizeof(int)));
-  auto* const continued = reinterpret_cast<A*>(space);
-  auto const sorted = sort_ids(c, rows, vocabulary, ids, reinterpret_cast<int*>(space + continued_bytes));
+      c.scratch<std::byte>(part_bytes + sort_space(rows) * static_cast<extent_t>(sizeof(int)));
+  auto* const parts = reinterpret_cast<A*>(space);
+  auto const sorted = sort_ids(c, rows, vocabulary, ids, reinterpret_cast<int*>(space + part_bytes));
   with_tiles(from, width, to, [&](auto n, int tiles) {
     constexpr int N = decltype(n)::value;
     auto const blocks = blocks_of_warps(pieces * tiles);
-    launch(c, blocks, sum_threads, 0, sum_ids_kernel<N, T>, sorted, rows, tiles, from, width, continued, to);
+    launch(c, blocks, sum_threads, 0, sum_ids_kernel<N, T, W>, sorted, rows, tiles, from, width, parts, to);
     if (pieces > 1)
-      launch(c, blocks, sum_threads, 0, join_ids_kernel<N, A>, sorted, rows, tiles, continued, width, to);
+      launch(c, blocks, sum_threads, 0, join_ids_kernel<N, A, W>, sorted, rows, tiles, parts, width, to);
   });
 }
 
-/// to (places, width) += for each place the rows of `from` that are there in their segments.
-template <class T>
-void sum_rows_at_places(device& c, runs const& segments, int places, T const* from, int width,
-                        accumulator_t<T>* to) {
+/// to (places, width), elements or accumulators, += for each place the rows of `from` that are there in their segments.
+template <class T, class W>
+void sum_rows_at_places(device& c, runs const& segments, int places, T const* from, int width, W* to) {
+  using A = accumulator_t<T>;
   if (segments.count == 0)
     return;
   constexpr int most_pieces = 32;
   int const each = 32 * ((segments.count + 32 * most_pieces - 1) / (32 * most_pieces));
   int const pieces = (segments.count + each - 1) / each;
   auto const elements = extent_t{places} * width;
-  auto* const sums = pieces == 1 ? to : c.scratch<accumulator_t<T>>(pieces * elements);
-  with_tiles(from, width, to, [&](auto n, int tiles) {
-    launch(c, blocks_of_warps(extent_t{pieces} * places * tiles), sum_threads, 0,
-           sum_places_kernel<decltype(n)::value, T>, segments, places, pieces, each, tiles, from, width, sums,
-           pieces == 1 ? store::accumulate : store::overwrite);
-  });
-  if (pieces > 1)
-    launch(c, blocks_for(c, elements, sum_threads), sum_threads, 0, join_pieces_kernel<accumulator_t<T>>,
-           elements, pieces, sums, to);
+  auto const run = [&]<class V>(V* sums, store how) {
+    with_tiles(from, width, sums, [&](auto n, int tiles) {
+      launch(c, blocks_of_warps(extent_t{pieces} * places * tiles), sum_threads, 0,
+             sum_places_kernel<decltype(n)::value, T, V>, segments, places, pieces, each, tiles, from, width,
+             sums, how);
+    });
+  };
+  if (pieces == 1)
+    return run(to, store::accumulate);
+  auto* const sums = c.scratch<A>(pieces * elements);
+  run(sums, store::overwrite);
+  launch(c, blocks_for(c, elements, sum_threads), sum_threads, 0, join_pieces_kernel<A, W>, elements, pieces,
+         sums, to);
 }
 
 }  // namespace yoke::cuda::detail

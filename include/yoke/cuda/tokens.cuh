@@ -221,12 +221,11 @@ void assemble_tokens(context<T>& c, extent_t batch, view<std::type_identity_t<T>
 }
 
 /// The gradient of assemble_tokens: dpatches (optional) with `how`; dfirst and dpositions (both
-/// optional) accumulate.
-template <class T>
+/// optional; the latter elements or accumulators) accumulate.
+template <class T, class W>
 void assemble_tokens_backward(context<T>& c, extent_t batch, view<std::type_identity_t<T> const, 2> dy,
                               view<std::type_identity_t<T>, 2> dpatches, store how,
-                              view<accumulator_t<std::type_identity_t<T>>, 1> dfirst,
-                              view<accumulator_t<std::type_identity_t<T>>, 2> dpositions) {
+                              view<accumulator_t<std::type_identity_t<T>>, 1> dfirst, view<W, 2> dpositions) {
   if (batch == 0 || dy.size() == 0)
     return;
   auto const width = static_cast<int>(dy.extent(1)), tokens = static_cast<int>(dy.extent(0) / batch);
