@@ -20,6 +20,13 @@ namespace yoke::train {
 /// Points of a curve, left to right. A point that is not finite leaves a gap.
 struct curve {
   std::vector<double> x{}, y{};
+  std::vector<double> error{};  // of each y, drawn as a bar that far up and down; empty: no bars
+};
+
+/// One of several curves in a plot; a name puts it into the legend.
+struct named_curve {
+  std::string name{};
+  curve points{};
 };
 
 struct line_plot_options {
@@ -27,6 +34,7 @@ struct line_plot_options {
   std::string description{};  // for those who cannot see the picture
   bool percent = false;       // y is a share of 1, and 0 is on the axis
   bool smoothed = false;      // the points faint, with a running mean over them
+  bool doublings = false;     // x > 0 by its logarithm, with a tick at each: for sizes that double
   double reference = std::numeric_limits<double>::quiet_NaN();  // a dashed horizontal line
   std::string reference_label{};
 };
@@ -154,12 +162,57 @@ inline std::string svg_open(double width, double height, std::string_view style,
          "' role='img' aria-label='" + escape(description) + "'>";
 }
 
+/// What line_plot draws of a curve: points with a place on both axes, y in the axis's unit, gaps as NaN.
+inline curve drawable(curve const& points, line_plot_options const& options) {
+  expects(points.x.size() == points.y.size(), "line_plot: as many x as y");
+  expects(points.error.empty() || points.error.size() == points.y.size(),
+          "line_plot: an error for each y, or none");
+  auto const unit = options.percent ? 100. : 1.;
+  auto const in_range = [](double value) { return std::abs(value) < 1e300; };
+  curve drawn;
+  for (std::size_t i = 0; i < points.x.size(); ++i) {
+    auto const x = points.x[i];
+    if (!std::isfinite(x))
+      continue;
+    expects(!options.doublings || x > 0, "line_plot: doublings are of positive sizes");
+    drawn.x.push_back(options.doublings ? std::log2(x) : x);
+    drawn.y.push_back(in_range(points.y[i]) ? points.y[i] * unit : std::nan(""));
+    if (!points.error.empty())
+      drawn.error.push_back(in_range(points.error[i]) ? std::abs(points.error[i]) * unit : 0);
+  }
+  return drawn;
+}
+
+/// The class by which a plot's curve is coloured: the first is as a page with one curve has it.
+inline std::string curve_style(std::string_view base, std::size_t number) {
+  constexpr std::array<std::string_view, 4> colours{"", " second", " third", " fourth"};
+  return std::string(base).append(colours[number % colours.size()]);
+}
+
+/// Short lines with the names behind them.
+inline std::string legend(std::span<named_curve const> curves, double left, double y) {
+  std::string svg;
+  for (std::size_t k = 0; k < curves.size(); ++k) {
+    if (curves[k].name.empty())
+      continue;
+    svg += svg_line({left, y - 4}, {left + 16, y - 4}, curve_style("curve", k));
+    svg += svg_text(left + 21, y, "muted", curves[k].name);
+    left += 33 + 6.6 * static_cast<double>(characters(curves[k].name));
+  }
+  return svg;
+}
+
+/// A bar from y - error to y + error with short ends.
+inline std::string error_bar(double x, double low, double high, std::string const& style) {
+  return svg_line({x, low}, {x, high}, style) + svg_line({x - 3, low}, {x + 3, low}, style) +
+         svg_line({x - 3, high}, {x + 3, high}, style);
+}
+
 }  // namespace detail
 
-/// A curve with axes, round ticks and labels as an `<svg>` element; "no data" where no point is finite.
-inline std::string line_plot(curve const& points, line_plot_options const& options) {
+/// Curves with axes, round ticks and labels as an `<svg>` element; "no data" where no point is finite. Four colours.
+inline std::string line_plot(std::span<named_curve const> curves, line_plot_options const& options) {
   using namespace detail;
-  expects(points.x.size() == points.y.size(), "line_plot: as many x as y");
   constexpr double width = 360, height = 230, left = 46, right = 350, bottom = 190;
 
   std::array<double, 2> low{HUGE_VAL, HUGE_VAL}, high{-HUGE_VAL, -HUGE_VAL};  // x, y
@@ -167,17 +220,20 @@ inline std::string line_plot(curve const& points, line_plot_options const& optio
     low[axis] = std::min(low[axis], value);
     high[axis] = std::max(high[axis], value);
   };
-  curve drawn;
-  for (std::size_t i = 0; i < points.x.size(); ++i) {
-    if (!std::isfinite(points.x[i]))
-      continue;
-    drawn.x.push_back(points.x[i]);
-    drawn.y.push_back(std::abs(points.y[i]) < 1e300 ? points.y[i] * (options.percent ? 100 : 1)
-                                                    : std::nan(""));
-    if (std::isfinite(drawn.y.back())) {
-      include(0, drawn.x.back());
-      include(1, drawn.y.back());
-    }
+  std::vector<curve> all;
+  std::vector<double> sizes;
+  bool named = false;
+  for (auto const& [name, points] : curves) {
+    named = named || !name.empty();
+    auto const& drawn = all.emplace_back(drawable(points, options));
+    for (std::size_t i = 0; i < drawn.x.size(); ++i)
+      if (std::isfinite(drawn.y[i])) {
+        auto const error = drawn.error.empty() ? 0 : drawn.error[i];
+        include(0, drawn.x[i]);
+        include(1, drawn.y[i] - error);
+        include(1, drawn.y[i] + error);
+        sizes.push_back(drawn.x[i]);
+      }
   }
   auto svg = svg_open(width, height, "plot", options.description);
   if (low[0] > high[0])
@@ -191,9 +247,9 @@ inline std::string line_plot(curve const& points, line_plot_options const& optio
   auto const across = round_ticks(low[0], high[0], 5), up = round_ticks(low[1], high[1], 4);
   int exponent = 0;
   auto const y_labels = tick_labels(up, exponent);
-  double const top = exponent == 0 ? 10 : 28;
+  double const top = exponent == 0 && !named ? 10 : 28;
   auto x_of = [&](double x) {
-    return left + (right - left) * (x - low[0]) / std::max(high[0] - low[0], 1e-300);
+    return high[0] > low[0] ? left + (right - left) * (x - low[0]) / (high[0] - low[0]) : (left + right) / 2;
   };
   auto y_of = [&](double y) { return bottom - (bottom - top) * (y - up.first) / (up.last() - up.first); };
 
@@ -205,13 +261,26 @@ inline std::string line_plot(curve const& points, line_plot_options const& optio
   }
   if (exponent != 0)
     svg += svg_text(left - 8, 12, "muted end", power_of_ten(exponent));
-  auto const x_labels = tick_labels(across, exponent);
-  for (int i = 0; i < across.count; ++i)
-    if (auto const x = x_of(across.at(i)); x > left - 1 && x < right + 1) {
-      svg += svg_line({x, bottom}, {x, bottom + 5}, "axis");
-      svg += svg_text(x, bottom + 19, x > right - 12 ? "muted end" : "muted middle",
-                      x_labels[static_cast<std::size_t>(i)]);
-    }
+  svg += legend(curves, exponent == 0 ? 8 : left, 14);
+  auto const x_tick = [&](double x, std::string const& label) {
+    svg += svg_line({x, bottom}, {x, bottom + 5}, "axis");
+    svg += svg_text(x, bottom + 19, x > right - 12 ? "muted end" : "muted middle", label);
+  };
+  exponent = 0;
+  if (options.doublings) {
+    std::sort(sizes.begin(), sizes.end());
+    sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+    for (double free = -HUGE_VAL; auto size : sizes)  // labels that would touch are left out
+      if (auto const x = x_of(size); x > free) {
+        x_tick(x, grouped(std::llround(std::exp2(size))));
+        free = x + 30;
+      }
+  } else {
+    auto const x_labels = tick_labels(across, exponent);
+    for (int i = 0; i < across.count; ++i)
+      if (auto const x = x_of(across.at(i)); x > left - 1 && x < right + 1)
+        x_tick(x, x_labels[static_cast<std::size_t>(i)]);
+  }
   svg += svg_text((left + right) / 2, height - 3, "muted middle",
                   options.x_label + (exponent != 0 ? "  " + power_of_ten(exponent) : ""));
   if (std::isfinite(reference)) {
@@ -219,20 +288,38 @@ inline std::string line_plot(curve const& points, line_plot_options const& optio
     svg += svg_text(right, y_of(reference) - 6, "muted end", options.reference_label);
   }
 
-  auto to_pixels = [&](std::vector<double> const& ys) {
-    std::vector<pixel> pixels;
-    for (std::size_t i = 0; i < ys.size(); ++i) pixels.push_back({x_of(drawn.x[i]), y_of(ys[i])});
-    return thinned(pixels, static_cast<std::size_t>(right - left));
-  };
-  bool const smooth = options.smoothed && drawn.y.size() > 80;
-  svg += path(to_pixels(drawn.y), smooth ? "curve faint" : "curve");
-  if (smooth)
-    svg += path(to_pixels(running_mean(drawn.y)), "curve");
-  if (drawn.y.size() <= 40)
-    for (auto const& p : to_pixels(drawn.y))
-      if (std::isfinite(p.y))
-        svg += "<circle class='dot' cx='" + fixed(p.x, 1) + "' cy='" + fixed(p.y, 1) + "' r='3'/>";
+  for (std::size_t k = 0; k < all.size(); ++k) {
+    auto const& drawn = all[k];
+    auto const style = curve_style("curve", k);
+    // Bars of several curves stand beside each other.
+    auto const beside =
+        drawn.error.empty() ? 0 : 4 * static_cast<double>(k) - 2 * static_cast<double>(all.size() - 1);
+    auto to_pixels = [&](std::vector<double> const& ys) {
+      std::vector<pixel> pixels;
+      for (std::size_t i = 0; i < ys.size(); ++i) pixels.push_back({x_of(drawn.x[i]) + beside, y_of(ys[i])});
+      return thinned(pixels, static_cast<std::size_t>(right - left));
+    };
+    bool const smooth = options.smoothed && drawn.y.size() > 80;
+    svg += path(to_pixels(drawn.y), smooth ? style + " faint" : style);
+    if (smooth)
+      svg += path(to_pixels(running_mean(drawn.y)), style);
+    for (std::size_t i = 0; i < drawn.error.size(); ++i)
+      if (std::isfinite(drawn.y[i]))
+        svg += error_bar(x_of(drawn.x[i]) + beside, y_of(drawn.y[i] - drawn.error[i]),
+                         y_of(drawn.y[i] + drawn.error[i]), style);
+    if (drawn.y.size() <= 40)
+      for (auto const& p : to_pixels(drawn.y))
+        if (std::isfinite(p.y))
+          svg += "<circle class='" + curve_style("dot", k) + "' cx='" + fixed(p.x, 1) + "' cy='" +
+                 fixed(p.y, 1) + "' r='3'/>";
+  }
   return svg + "</svg>";
+}
+
+/// One curve.
+inline std::string line_plot(curve const& points, line_plot_options const& options) {
+  named_curve const alone{{}, points};
+  return line_plot(std::span{&alone, 1}, options);
 }
 
 /// A confusion picture: one cell for each (true, predicted) pair of `names`, as deep as its share of the row's
