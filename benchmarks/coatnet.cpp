@@ -47,8 +47,7 @@ template <class Norm>
 void run(std::map<std::string, std::string> const& words, std::string const& mode) {
   auto const batch = static_cast<extent_t>(std::stoi(words.at("batch")));
   auto config = *towers::coatnet_preset("coatnet_0");
-  config.stride_in =
-      words.at("stride") == "depthwise" ? towers::coatnet_stride::depthwise : towers::coatnet_stride::expand;
+  config.strided = words.at("stride") == "depthwise" ? nn::stride_in::depthwise : nn::stride_in::expand;
   auto remat = rematerialize::nothing;
   for (auto const p : train::every_policy)
     if (train::name_of(p) == words.at("remat"))

@@ -132,10 +132,10 @@ void run(settings const& s) {
                          model,
                          list,
                          {.micro_batch = s.micro_batch,
-                          .remat = s.remat,
                           .optimizer = optim::adafactor_w_options{},
                           .schedule = {.peak = 1e-3, .decay = optim::decay::constant},
-                          .clip_norm = 1}};
+                          .clip_norm = 1,
+                          .remat = s.remat}};
   bench::pairs const batch{{.batch = s.batch,
                             .side = side,
                             .vocabulary = config->text.vocabulary,
