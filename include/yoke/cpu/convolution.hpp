@@ -7,6 +7,7 @@
 #include <yoke/cpu/scratch.hpp>
 
 #include <algorithm>
+#include <numeric>
 #include <type_traits>
 
 namespace yoke::cpu {
@@ -24,31 +25,37 @@ struct window_run {
 template <class T>
 void unfold(view<T const, 4> x, window_run down, window_run along, extent_t height, extent_t width,
             extent_t begin, extent_t end, T* rows) {
-  auto const channels = x.extent(3), run = along.count * channels;
-  for (auto i = begin; i < end; ++i)
-    for (extent_t place = 0; place < width; ++place)
-      for (extent_t k = 0; k < down.count; ++k, rows += run) {
-        auto const y = down.first + i % height * down.stride + k;
-        if (y < 0 || y >= x.extent(1)) {
-          std::fill_n(rows, run, T{});
+  auto const channels = x.extent(3), run = along.count * channels, row = down.count * run;
+  for (auto i = begin; i < end; ++i, rows += width * row)
+    for (extent_t k = 0; k < down.count; ++k) {
+      auto const y = down.first + i % height * down.stride + k;
+      bool const inside = y >= 0 && y < x.extent(1);
+      auto const* const line = x.data + (i / height * x.extent(1) + y) * x.extent(2) * channels;
+      auto* to = rows + k * run;
+      for (extent_t place = 0; place < width; ++place, to += row) {
+        auto const from = along.first + place * along.stride;
+        if (inside && from >= 0 && from + along.count <= x.extent(2)) {
+          std::copy_n(line + from * channels, run, to);
           continue;
         }
-        // of the run, [left, right) is within the image
-        auto const from = along.first + place * along.stride;
-        auto const left = std::clamp<extent_t>(-from, 0, along.count),
-                   right = std::clamp<extent_t>(x.extent(2) - from, left, along.count);
-        auto const* const line = x.data + (i / height * x.extent(1) + y) * x.extent(2) * channels;
-        std::fill_n(rows, left * channels, T{});
-        std::copy_n(line + (from + left) * channels, (right - left) * channels, rows + left * channels);
-        std::fill_n(rows + right * channels, (along.count - right) * channels, T{});
+        std::fill_n(to, run, T{});
+        auto const left = std::max<extent_t>(from, 0), right = std::min(from + along.count, x.extent(2));
+        if (inside && left < right)
+          std::copy_n(line + left * channels, (right - left) * channels, to + (left - from) * channels);
       }
+    }
 }
 
-/// How many lines of `width` places, `columns` numbers each, make up a piece of work that stays in a thread's cache.
+/// How many of `lines` lines of `width` places, `columns` numbers each, make up a piece of work: it stays in a thread's
+/// cache, there are pieces for many threads, and their places are a multiple of 32 where that can be, which suits
+/// products best.
 template <class T>
-extent_t lines_a_chunk(extent_t width, extent_t columns) {
-  constexpr extent_t bytes = 256 << 10;
-  return std::max<extent_t>(1, bytes / std::max<extent_t>(1, width * columns * extent_t{sizeof(T)}));
+extent_t lines_a_chunk(extent_t lines, extent_t width, extent_t columns) {
+  constexpr extent_t bytes = 256 << 10, pieces = 64, usual = 32;
+  auto const most = std::min(bytes / std::max<extent_t>(1, width * columns * extent_t{sizeof(T)}),
+                             (lines + pieces - 1) / pieces);
+  auto const step = usual / std::gcd(width, usual);
+  return most >= step ? most / step * step : std::max<extent_t>(1, most);
 }
 
 }  // namespace detail
@@ -61,7 +68,8 @@ void convolution_forward(context<T>& c, window w, view<std::type_identity_t<T> c
                          view<accumulator_t<std::type_identity_t<T>> const, 1> bias,
                          view<std::type_identity_t<T>, 4> y) {
   auto const height = y.extent(1), width = y.extent(2), out = y.extent(3), columns = weights.extent(1);
-  auto const lines = y.extent(0) * height, chunk = detail::lines_a_chunk<T>(width, columns);
+  auto const lines = y.extent(0) * height;
+  auto const chunk = detail::lines_a_chunk<T>(lines, width, columns);
   detail::window_run const run{-w.padding, w.stride, w.size};
   parallel_for((lines + chunk - 1) / chunk, 1, [&](extent_t first, extent_t last) {
     detail::scratch<T> memory{chunk * width * columns};
@@ -125,7 +133,7 @@ void convolution_backward_input(context<T>& c, window w, view<std::type_identity
                width = (dx.extent(2) - along.phase + w.stride - 1) / w.stride,
                columns = down.run.count * along.run.count * out, lines = dx.extent(0) * height;
     // lines of pixels that have others between them are no one matrix
-    auto const chunk = w.stride == 1 ? detail::lines_a_chunk<T>(width, columns) : 1;
+    auto const chunk = w.stride == 1 ? detail::lines_a_chunk<T>(lines, width, columns) : 1;
     parallel_for((lines + chunk - 1) / chunk, 1, [&](extent_t first, extent_t last) {
       detail::scratch<T> memory{chunk * width * columns};
       auto* const rows = memory.take(chunk * width * columns);
@@ -149,9 +157,10 @@ void convolution_backward_weights(context<T>& c, window w, view<std::type_identi
   using A = accumulator_t<T>;
   constexpr extent_t most_elements = extent_t{1} << 23;
   auto const height = dy.extent(1), width = dy.extent(2), out = dy.extent(3), columns = dweights.extent(1);
-  auto const n = dweights.size(), chunk = detail::lines_a_chunk<T>(width, columns);
-  detail::line_blocks const blocks{dy.extent(0) * height,
-                                   std::clamp<extent_t>(most_elements / std::max<extent_t>(n, 1), 4, 64)};
+  auto const n = dweights.size(), lines = dy.extent(0) * height;
+  auto const chunk = detail::lines_a_chunk<T>(lines, width, columns);
+  detail::line_blocks const blocks{
+      lines, std::clamp<extent_t>(most_elements / std::max<extent_t>(n, 1), 4, 64), chunk};
   auto* const parts = c.template scratch<A>(blocks.count * n);
   detail::window_run const run{-w.padding, w.stride, w.size};
   parallel_for(blocks.count, 1, [&](extent_t first, extent_t last) {

@@ -1,5 +1,5 @@
-// Gradients of weights are sums over all pixels: parts over blocks of lines that depend on the number of lines alone, so
-// that the result does not depend on that of threads, and their sum, rounded once.
+// Gradients of weights are sums over all pixels: parts over blocks of lines that depend on the number of lines alone,
+// so that the result does not depend on that of threads, and their sum, rounded once.
 #pragma once
 #include <yoke/cpu/lines.hpp>
 
@@ -7,13 +7,13 @@
 
 namespace yoke::cpu::detail {
 
-/// Lines [0, lines) in at most `most` blocks.
+/// Lines [0, lines) in at most `most` blocks, all but the last of a multiple of `step` lines.
 struct line_blocks {
   extent_t lines, length, count;
 
-  line_blocks(extent_t n, extent_t most)
+  line_blocks(extent_t n, extent_t most, extent_t step = 1)
       : lines{n},
-        length{std::max<extent_t>(1, (n + most - 1) / std::max<extent_t>(most, 1))},
+        length{std::max<extent_t>(1, (n + most * step - 1) / (most * step)) * step},
         count{(n + length - 1) / length} {}
   extent_t begin(extent_t block) const { return block * length; }
   extent_t end(extent_t block) const { return std::min(lines, (block + 1) * length); }

@@ -85,8 +85,8 @@ value<4> convolution(tape<C>& t, value<4> x, parameter<2> weight, parameter<1> b
   return t.apply(convolution_op{w}, x, weight, bias);
 }
 
-/// Each channel by a filter of its own: x (batch, height, width, channels), weight (size size, channels) in the order (y,
-/// x) of the window -> (batch, height, width, channels), height and width as w.output has them.
+/// Each channel by a filter of its own: x (batch, height, width, channels), weight (size size, channels) in the order
+/// (y, x) of the window -> (batch, height, width, channels), height and width as w.output has them.
 template <class C>
 value<4> depthwise(tape<C>& t, value<4> x, parameter<2> weight, window w) {
   detail::expect_window("depthwise", w, x.shape);
