@@ -6,6 +6,7 @@
 #include <yoke/cpu/vector_math.hpp>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -16,33 +17,64 @@ namespace yoke::cpu {
 
 namespace detail {
 
+using word_lanes = std::uint32_t __attribute__((vector_size(vector_bytes)));
+
 /// A bf16 that is stored by cutting a float in half.
 struct cut_bf16 {
   std::uint16_t bits;
 };
 inline void save(cut_bf16* p, lanes_t<float> v) {
   using half = std::uint16_t __attribute__((vector_size(vector_bytes / 2)));
-  using words = std::uint32_t __attribute__((vector_size(vector_bytes)));
-  auto const h = __builtin_convertvector(std::bit_cast<words>(v) >> 16, half);
+  auto const h = __builtin_convertvector(std::bit_cast<word_lanes>(v) >> 16, half);
   std::memcpy(static_cast<void*>(p), &h, sizeof h);
 }
 
-/// What, cut, is rounded_at_random of the elements from number `first` on.
-inline lanes_t<float> add_at_random(rounding_key key, extent_t first, lanes_t<float> v) {
-  using words = std::uint32_t __attribute__((vector_size(vector_bytes)));
-  auto const lane = __builtin_convertvector(numbered<float>(), words);
-  auto const u = std::bit_cast<words>(v);
-  auto const sum = u + rounding_bits(key, static_cast<std::uint32_t>(first), lane);
+/// What, cut, is rounded_at_random of the elements first + rest.
+inline lanes_t<float> add_at_random(rounding_key key, extent_t first, word_lanes rest, lanes_t<float> v) {
+  auto const u = std::bit_cast<word_lanes>(v);
+  auto const sum = u + rounding_bits(key, static_cast<std::uint32_t>(first), rest);
   return std::bit_cast<lanes_t<float>>((u & 0x7fffffffu) > 0x7f800000u ? u | 0x400000u : sum);
 }
+/// What, cut, is v to the nearest, ties to even.
+inline lanes_t<float> add_to_nearest(lanes_t<float> v) {
+  auto const u = std::bit_cast<word_lanes>(v);
+  auto const sum = u + 0x7fffu + ((u >> 16) & 1u);
+  return std::bit_cast<lanes_t<float>>((u & 0x7fffffffu) > 0x7f800000u ? u | 0x400000u : sum);
+}
+
+/// As many elements as two vectors have, apart by their places: bf16 in memory take one instruction each where two
+/// vectors in order take two or three.
+struct lane_pair {
+  static constexpr extent_t count = 2 * lanes<float>::count;
+  lanes_t<float> even, odd;
+
+  static lane_pair load(bf16 const* p) {
+    word_lanes w;
+    std::memcpy(&w, p, sizeof w);
+    return {std::bit_cast<lanes_t<float>>(w << 16), std::bit_cast<lanes_t<float>>(w & 0xffff0000u)};
+  }
+  void save_cut(bf16* p) const {
+    auto const w = (std::bit_cast<word_lanes>(even) >> 16) | (std::bit_cast<word_lanes>(odd) & 0xffff0000u);
+    std::memcpy(static_cast<void*>(p), &w, sizeof w);
+  }
+  /// Puts a line of floats into the order in which pairs want them: even places, then odd ones, of each `count`.
+  static void reorder(float* line, extent_t n) {
+    for (extent_t i = 0; i + count <= n; i += count) {
+      std::array<float, count> odd;
+      for (extent_t k = 0; k < count / 2; ++k) {
+        odd[static_cast<std::size_t>(k)] = line[i + 2 * k + 1];
+        line[i + k] = line[i + 2 * k];
+      }
+      std::copy_n(odd.data(), count / 2, line + i + count / 2);
+    }
+  }
+};
 
 /// What is one for all elements of a step.
 template <class A>
 struct adafactor_step {
   A rate, shrink, beta1, rest1, beta2, rest2;
   rounding_key rounding;
-  template <class V>
-  static constexpr extent_t ahead = 1024 / sizeof(V);  // elements in 16 cache lines
 
   explicit adafactor_step(adafactor_coefficients const& w)
       : rate{static_cast<A>(w.rate)},
@@ -53,29 +85,56 @@ struct adafactor_step {
         rest2{static_cast<A>(1 - w.beta2)},
         rounding{w.rounding} {}
 
+  lanes_t<A> moment(lanes_t<A> m, lanes_t<A> scaled) const { return m * beta1 + scaled * rest1; }
+  lanes_t<A> moved(lanes_t<A> p, lanes_t<A> m) const { return p * shrink - m * rate; }
+
+  /// Earlier than the processor would by itself: a copy keeps memory busy with less to do between two reads.
+  template <class... V>
+  static void prefetch(V*... at) {
+    (__builtin_prefetch(at + 1024 / sizeof(V), 1), ...);
+  }
+
   /// Elements from..from+n move; scaled(at, g) is the gradient over the root of its second moment.
   template <class G, class F, class M, class T, class Scaled>
   void move(extent_t from, extent_t n, G* gradient, F* first_moment, M* master, T* compute,
             Scaled const& scaled) const {
-    auto *const g = gradient + from, *const p = master + from;
+    auto* const g = gradient + from;
     auto* const m = first_moment + from;
+    auto* const p = master + from;
     auto* const copy = compute == nullptr ? nullptr : compute + from;
     for_lanes<A>(n, [&](auto const& at) {
-      // Earlier than the processor would by itself: a copy keeps memory busy with less between two reads.
-      __builtin_prefetch(g + at.i + ahead<G>, 1);
-      __builtin_prefetch(m + at.i + ahead<F>, 1);
-      __builtin_prefetch(p + at.i + ahead<M>, 1);
-      auto const a = at(m) * beta1 + scaled(at, at(g)) * rest1;
-      auto const y = at(p) * shrink - a * rate;
+      prefetch(g + at.i, m + at.i, p + at.i);
+      auto const a = moment(at(m), scaled(at, at(g)));
+      auto const y = moved(at(p), a);
       at(g, lanes_t<A>{});
       at(m, a);
       if constexpr (std::is_same_v<M, bf16>)
-        at(reinterpret_cast<cut_bf16*>(p), add_at_random(rounding, from + at.i, y));
+        at(reinterpret_cast<cut_bf16*>(p),
+           add_at_random(rounding, from + at.i, __builtin_convertvector(numbered<float>(), word_lanes), y));
       else
         at(p, y);
       if (copy != nullptr)
         at(copy, y);
     });
+  }
+
+  /// The same for whole pairs of vectors of a row whose numbers are all bf16: scaled = g * factor * its column's, in
+  /// the order of pairs. A third less work.
+  void move_pairs(extent_t from, extent_t n, bf16* gradient, bf16* first_moment, bf16* master, A factor,
+                  A const* columns) const {
+    auto const lane = __builtin_convertvector(numbered<float>(), word_lanes);
+    for (extent_t i = 0; i < n; i += lane_pair::count) {
+      auto *const g = gradient + from + i, *const m = first_moment + from + i, *const p = master + from + i;
+      prefetch(g, m, p);
+      auto const x = lane_pair::load(g), before = lane_pair::load(m), y = lane_pair::load(p);
+      lane_pair const a{moment(before.even, x.even * factor * load(columns + i)),
+                        moment(before.odd, x.odd * factor * load(columns + i + lane_pair::count / 2))};
+      lane_pair{}.save_cut(g);
+      lane_pair{add_to_nearest(a.even), add_to_nearest(a.odd)}.save_cut(m);
+      lane_pair{add_at_random(rounding, from + i, lane * 2u, moved(y.even, a.even)),
+                add_at_random(rounding, from + i, lane * 2u + 1u, moved(y.odd, a.odd))}
+          .save_cut(p);
+    }
   }
 };
 
@@ -161,12 +220,21 @@ void adafactor_update(context<T>& c, adafactor_coefficients w, view<G, 2> gradie
   });
 
   auto* const copy = compute.extent(0) == 0 ? nullptr : compute.data;
+  extent_t paired = 0;  // columns that are taken in pairs of vectors
+  if constexpr (std::is_same_v<G, bf16> && std::is_same_v<M, bf16>)
+    if (copy == nullptr) {
+      paired = columns / detail::lane_pair::count * detail::lane_pair::count;
+      detail::lane_pair::reorder(factors, paired);
+    }
   parallel_for(rows, detail::least_rows(columns), [&](extent_t first, extent_t last) {
     for (auto r = first; r < last; ++r) {
       auto const factor =
           static_cast<A>(w.gradient_scale * std::sqrt(mean / static_cast<double>(row_means.data[r])));
-      step.move(r * columns, columns, gradient.data, first_moment.data, master.data, copy,
-                [&](auto const& at, auto g) { return g * factor * at(factors); });
+      auto const begin = r * columns;
+      if constexpr (std::is_same_v<G, bf16> && std::is_same_v<M, bf16>)
+        step.move_pairs(begin, paired, gradient.data, first_moment.data, master.data, factor, factors);
+      step.move(begin + paired, columns - paired, gradient.data, first_moment.data, master.data, copy,
+                [&](auto const& at, auto g) { return g * factor * at(factors + paired); });
     }
   });
 }
