@@ -6,7 +6,7 @@
 #include <bit>
 #include <cstring>
 
-#if defined(__SSE2__) && !defined(__CUDACC__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -17,7 +17,7 @@ inline constexpr extent_t streamed_bytes = extent_t{1} << 25;
 /// What the processor writes at a time past the caches. Less is slower than any other way.
 inline constexpr extent_t streamed_line = 64;
 
-#if defined(__SSE2__) && !defined(__CUDACC__)
+#if defined(__SSE2__)
 inline constexpr bool can_stream = true;
 
 /// The vector goes to p, past the caches when `streaming` says so; p is then a multiple of the vector's size, and the
