@@ -2,6 +2,7 @@
 // Rows are summed in pieces that depend on their number alone, so that a sum has the same bits every time. Where sums go to
 // elements they are rounded once.
 #pragma once
+#include <yoke/cuda/columns.cuh>
 #include <yoke/cuda/lines.cuh>
 #include <yoke/cuda/runs.cuh>
 #include <yoke/cuda/sort_ids.cuh>
@@ -142,19 +143,6 @@ static __global__ void __launch_bounds__(sum_threads)
     save<N>(to + part.piece * width + part.column, sum, how);
 }
 
-/// to += the sum over the pieces, for each element.
-template <class A, class W>
-static __global__ void __launch_bounds__(sum_threads)
-    join_pieces_kernel(extent_t elements, int pieces, A const* from, W* to) {
-  auto const stride = extent_t{gridDim.x} * sum_threads;
-  for (auto i = extent_t{blockIdx.x} * sum_threads + threadIdx.x; i < elements; i += stride) {
-    A sum = 0;
-#pragma unroll 8
-    for (int piece = 0; piece < pieces; ++piece) sum += from[piece * elements + i];
-    put(to + i, sum, store::accumulate);
-  }
-}
-
 /// Calls f(N, tiles): N columns a lane, and so many warps for a line.
 template <class T, class W, class F>
 void with_tiles(T const* from, int width, W const* to, F const& f) {
@@ -215,8 +203,7 @@ void sum_rows_at_places(device& c, runs const& segments, int places, T const* fr
     return run(to, store::accumulate);
   auto* const sums = c.scratch<A>(pieces * elements);
   run(sums, store::overwrite);
-  launch(c, blocks_for(c, elements, sum_threads), sum_threads, 0, join_pieces_kernel<A, W>, elements, pieces,
-         sums, to);
+  add_parts(c, sums, pieces, elements, to, store::accumulate);
 }
 
 }  // namespace yoke::cuda::detail

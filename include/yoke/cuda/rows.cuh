@@ -61,6 +61,9 @@ __device__ inline void for_packs(int width, F const& f) {
   for (int i = first + Slots * Team * N; i < width; i += Team * N) f(Slots, i);
 }
 
+/// Elements that a thread holds of a row that is read twice or more; what is wider is read again.
+inline constexpr int forward_elements = 32;
+
 /// A thread's share of one row, as stored.
 template <class T, int N, int Team, int Slots>
 struct row_share {
