@@ -1,0 +1,24 @@
+// From a tower's features to classes: the head of CoAtNet's pre-training, dropped when contrastive training begins.
+#pragma once
+#include <yoke/nn/linear.hpp>
+#include <yoke/ops/pointwise.hpp>
+
+namespace yoke::nn {
+
+struct classifier_config {
+  extent_t width, classes;
+};
+
+/// (batch, width), normed by the tower, -> a linear layer of that width, tanh, -> (batch, classes) logits.
+struct classifier_head {
+  linear hidden, logits;
+
+  classifier_head(scope s, classifier_config const& c)
+      : hidden{s / "hidden", {.in = c.width, .out = c.width}},
+        logits{s / "logits", {.in = c.width, .out = c.classes}} {}
+  value<2> operator()(auto& t, value<2> x) const {
+    return logits(t, ops::activate(t, hidden(t, x), activation::tanh));
+  }
+};
+
+}  // namespace yoke::nn

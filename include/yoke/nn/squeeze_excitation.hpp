@@ -1,0 +1,36 @@
+// Squeeze-and-excitation (Hu et al., arXiv 1709.01507): what an image has on average says how much of each channel
+// remains.
+#pragma once
+#include <yoke/nn/images.hpp>
+#include <yoke/nn/linear.hpp>
+#include <yoke/ops/gate.hpp>
+#include <yoke/ops/pointwise.hpp>
+#include <yoke/ops/tokens.hpp>
+
+namespace yoke::nn {
+
+struct squeeze_excitation_config {
+  extent_t width, squeezed;
+  yoke::activation activation = yoke::activation::silu;
+};
+
+/// (batch, height, width, channels) -> the same shape.
+struct squeeze_excitation {
+  linear squeeze, excite;
+  activation kind;
+
+  squeeze_excitation(scope s, squeeze_excitation_config const& c)
+      : squeeze{s / "squeeze", {.in = c.width, .out = c.squeezed}},
+        excite{s / "excite", {.in = c.squeezed, .out = c.width}},
+        kind{c.activation} {}
+
+  value<4> operator()(auto& t, value<4> x) const {
+    auto const pixels = pixels_of(x.shape);
+    auto const rows = ops::as_rows(x);
+    auto const mean = ops::pool(t, rows, pixels, pool_kind::mean);  // (batch, channels)
+    auto const logits = excite(t, ops::activate(t, squeeze(t, mean), kind));
+    return ops::as_images(ops::gate(t, rows, logits, pixels), x.shape);
+  }
+};
+
+}  // namespace yoke::nn
