@@ -28,6 +28,7 @@
 #include <yoke/ops/normalize.hpp>
 #include <yoke/ops/pointwise.hpp>
 #include <yoke/ops/tokens.hpp>
+#include <yoke/optim/adafactor_w.hpp>
 #include <yoke/optim/adam_w.hpp>
 #include <yoke/optim/schedule.hpp>
 #include <yoke/parallel/solo.hpp>
