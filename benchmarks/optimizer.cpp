@@ -1,6 +1,5 @@
-// What an optimiser's step costs beside the memory that it must touch: AdafactorW, whole and factored, with master values
-// in f32 and in bf16, and AdamW. Checked against the formulas, then timed, as a share of the speed of a copy of as many
-// bytes: each of gradients (read and zeroed), moments and master values once in and once out, the compute copy out.
+// What an optimiser's step costs beside the memory that it must touch: AdafactorW and AdamW, checked, then timed beside a
+// copy of as many bytes: gradients (zeroed), moments and master values once in and once out, the compute copy out.
 #include <yoke/cpu/context.hpp>
 
 #include "measure.hpp"

@@ -18,8 +18,8 @@ struct rounding_key {
   }
 };
 
-/// 16 random bits for element number first + rest, modulo 2^32, of a tensor. U: std::uint32_t, or a vector of them, where
-/// a constant `rest` costs nothing. A Weyl sequence and two rounds of multiply and shift (constants by C. Wellons,
+/// 16 random bits for element number first + rest, modulo 2^32, of a tensor. U: std::uint32_t, or a vector of them,
+/// where a constant `rest` costs nothing. A Weyl sequence and two rounds of multiply and shift (constants by C. Wellons,
 /// "Prospecting for hash functions", 2018): a tenth of Philox's work. One round would do for the mean, but leaves
 /// elements that are far apart up to 10 % correlated.
 template <class U>
@@ -30,8 +30,8 @@ constexpr U rounding_bits(rounding_key key, std::uint32_t first, U rest) {
   return ((x ^ (x >> 12)) * 0x846ca68bu) >> 16;
 }
 
-/// One of the two bf16 next to v, as a float: away from zero where the lower half of v and 16 random bits sum to 2^16 or
-/// more. What bf16 holds, infinities among it, stays, and so does NaN.
+/// One of the two bf16 next to v, as a float: that away from zero where the lower half of v and 16 random bits sum to
+/// 2^16 or more. What bf16 holds, infinities among it, stays, and so does NaN.
 constexpr float rounded_at_random(float v, std::uint32_t bits) {
   auto const u = std::bit_cast<std::uint32_t>(v);
   return (u & 0x7fffffffu) > 0x7f800000u ? v : std::bit_cast<float>((u + bits) & 0xffff0000u);
