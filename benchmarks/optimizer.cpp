@@ -1,4 +1,4 @@
-// What an optimiser's step costs beside the memory that it must touch: AdafactorW and AdamW, checked, then timed beside a
+// What an optimiser costs beside the memory that it must touch: AdafactorW and AdamW, checked, then timed beside a
 // copy of as many bytes: gradients (zeroed), moments and master values once in and once out, the compute copy out.
 #include <yoke/cpu/context.hpp>
 

@@ -19,7 +19,7 @@ struct rounding_key {
 };
 
 /// 16 random bits for element number first + rest, modulo 2^32, of a tensor. U: std::uint32_t, or a vector of them,
-/// where a constant `rest` costs nothing. A Weyl sequence and two rounds of multiply and shift (constants by C. Wellons,
+/// where a constant `rest` costs nothing. A Weyl sequence, two rounds of multiply and shift (constants by C. Wellons,
 /// "Prospecting for hash functions", 2018): a tenth of Philox's work. One round would do for the mean, but leaves
 /// elements that are far apart up to 10 % correlated.
 template <class U>
