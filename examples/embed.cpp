@@ -28,15 +28,15 @@ std::vector<std::string> lines_of(std::string const& path) {
 }
 
 /// Image files given one by one.
-eval::embeddings embed_files(tools::encoder& model, std::vector<std::string> const& paths) {
+eval::embeddings embed_files(tools::embedder& model, std::vector<std::string> const& paths, extent_t batch) {
   auto rows = model.empty();
   data::image_decoder decode;
   data::preprocessor prepare;
   data::picture image;
   auto const side = model.image_size();
   data::batch b;
-  for (std::size_t first = 0; first < paths.size(); first += static_cast<std::size_t>(model.batch())) {
-    auto const n = std::min(paths.size() - first, static_cast<std::size_t>(model.batch()));
+  for (std::size_t first = 0; first < paths.size(); first += static_cast<std::size_t>(batch)) {
+    auto const n = std::min(paths.size() - first, static_cast<std::size_t>(batch));
     b.image_shape = {{static_cast<extent_t>(n), side, side, 3}};
     b.pixels.resize(static_cast<std::size_t>(b.image_shape.size()));
     for (std::size_t i = 0; i < n; ++i) {
@@ -55,11 +55,12 @@ eval::embeddings embed_files(tools::encoder& model, std::vector<std::string> con
   return rows;
 }
 
-eval::embeddings embed_shards(tools::encoder& model, std::string const& patterns, int workers) {
+eval::embeddings embed_shards(tools::embedder& model, std::string const& patterns, extent_t batch,
+                              int workers) {
   auto rows = model.empty();
   data::loader loader{data::shards{patterns},
                       {},
-                      {.batch = model.batch(),
+                      {.batch = batch,
                        .image_size = model.image_size(),
                        .training = false,
                        .want = {.captions = false, .labels = false},
@@ -94,10 +95,11 @@ int main(int count, char** arguments) {
   CLI11_PARSE(app, count, arguments);
 
   return tools::run("yoke-embed", [&] {
-    tools::encoder model{checkpoint, batch};
+    auto const encoder = tools::load_encoder(checkpoint, batch);
+    auto& model = *encoder;
     auto const rows = !text.empty()     ? model.texts(lines_of(text))
-                      : !shards.empty() ? embed_shards(model, shards, workers)
-                                        : embed_files(model, images);
+                      : !shards.empty() ? embed_shards(model, shards, batch, workers)
+                                        : embed_files(model, images, batch);
     io::safetensors_writer file{out, {{"embeddings", io::dtype::f32, {rows.count(), rows.width}}}};
     file.append("embeddings", rows.values);
     file.finish();

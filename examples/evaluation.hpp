@@ -8,9 +8,9 @@
 #include <yoke/train/report.hpp>
 
 #include "tools.hpp"
+#include <functional>
 #include <map>
 #include <optional>
-#include <set>
 
 namespace train_tool {
 
@@ -40,25 +40,23 @@ struct embedded_images {
 };
 
 /// All images of a source in its order; pixels are kept up to 128 MB, for the report.
-template <class Trainer, class Tokenizer, class Source>
-embedded_images embed_held_out(Trainer& trainer, Tokenizer const& tokenizer, Source source, extent_t side,
-                               io::open_clip_preprocess const& preprocess, data::wanted want, int workers) {
+template <class Source>
+embedded_images embed_held_out(tools::embedder& model, Source source, data::wanted want, int workers) {
   embedded_images images;
-  images.side = side;
-  images.rows.width = trainer.model().embedding;
+  images.side = model.image_size();
+  images.rows = model.empty();
   data::loader loader{
       std::move(source),
-      tokenizer,
+      [&](std::string_view text, std::vector<std::int32_t>& ids) { model.tokenize(text, ids); },
       {.batch = evaluation_batch,
-       .image_size = side,
+       .image_size = images.side,
        .training = false,
        .keep_captions = want.captions,
        .want = want,
        .workers = workers,
        .on_skip = [](auto const& bad) { std::fprintf(stderr, "skipped: %s\n", bad.message().c_str()); }}};
   for (auto const& b : loader) {
-    eval::embed_images(trainer.context(), trainer.model(), trainer.store(), tools::pixels_of(b, preprocess),
-                       evaluation_batch, images.rows);
+    model.images(b, images.rows);
     images.labels.insert(images.labels.end(), b.labels.begin(), b.labels.end());
     images.captions.insert(images.captions.end(), b.captions.begin(), b.captions.end());
     if (images.pixels.size() < (std::size_t{128} << 20)) {
@@ -69,12 +67,26 @@ embedded_images embed_held_out(Trainer& trainer, Tokenizer const& tokenizer, Sou
   return images;
 }
 
+/// The class of each image of a batch, as a classifier sees it, appended.
+using classify_function = std::function<void(data::batch const&, std::vector<std::int32_t>&)>;
+
 /// Where held-out images come from, and what their classes are called.
 class held_out {
  public:
   tools::prompts classes;
 
   explicit held_out(tools::prompts c) : classes{std::move(c)} {}
+  held_out(held_out const&) = delete;
+  held_out& operator=(held_out const&) = delete;
+  virtual ~held_out() = default;
+
+  /// Zero-shot accuracy and retrieval; nothing without held-out data. `images_stay`: the image tower is the one of the
+  /// last call, and so are its embeddings.
+  virtual std::optional<outcome> evaluate(tools::embedder& model, bool images_stay, int workers) = 0;
+  /// The share of held-out images that a classifier is right about.
+  virtual std::optional<double> accuracy(classify_function const&, extent_t /*side*/, int /*workers*/) const {
+    return std::nullopt;
+  }
 
   /// The page with all that evaluation and metrics say.
   train::report page(std::optional<outcome> const& o, std::span<train::metric_record const> records) const {
@@ -103,26 +115,15 @@ class held_out {
   }
 
  protected:
-  template <class Trainer, class Tokenizer>
-  eval::embeddings texts(Trainer& trainer, Tokenizer const& tokenizer,
-                         std::span<std::string const> lines) const {
-    return eval::embed_texts(trainer.context(), trainer.model(), trainer.store(), tokenizer, lines,
-                             evaluation_batch);
-  }
-
-  template <class Trainer, class Tokenizer>
-  eval::zero_shot_result classify(Trainer& trainer, Tokenizer const& tokenizer,
-                                  embedded_images const& images) const {
-    auto const prompts = texts(trainer, tokenizer, eval::prompts(classes.names, classes.templates));
+  eval::zero_shot_result classify(tools::embedder& model, embedded_images const& images) const {
+    auto const prompts = model.texts(eval::prompts(classes.names, classes.templates));
     auto const weights = eval::class_weights(prompts.rows(), static_cast<extent_t>(classes.templates.size()));
     auto const count = static_cast<extent_t>(classes.names.size());
     return eval::zero_shot(images.rows.rows(), {weights.data(), {{count, images.rows.width}}}, images.labels);
   }
 
   /// Captions that occur once among the first thousand, against the images that they belong to; pictures of some.
-  template <class Trainer, class Tokenizer>
-  void retrieve(Trainer& trainer, Tokenizer const& tokenizer, embedded_images const& images,
-                outcome& to) const {
+  void retrieve(tools::embedder& model, embedded_images const& images, outcome& to) const {
     std::map<std::string_view, int> uses;
     auto const first = std::min<std::size_t>(images.captions.size(), 1000);
     for (std::size_t i = 0; i < first; ++i) ++uses[images.captions[i]];
@@ -140,7 +141,7 @@ class held_out {
     to.captions = static_cast<extent_t>(captions.size());
     if (captions.size() < 10)
       return;
-    auto const embedded = texts(trainer, tokenizer, captions);
+    auto const embedded = model.texts(captions);
     auto const found = eval::retrieval(rows.rows(), embedded.rows()).text_to_image;
     to.recall_1 = found.recall_1;
     to.recall_5 = found.recall_5;
@@ -162,14 +163,12 @@ class held_out {
   }
 
   /// For data without captions of their own: the images nearest to some classes' prompts.
-  template <class Trainer, class Tokenizer>
-  void show_classes(Trainer& trainer, Tokenizer const& tokenizer, embedded_images const& images,
-                    outcome& to) const {
+  void show_classes(tools::embedder& model, embedded_images const& images, outcome& to) const {
     std::vector<std::string> lines;
     for (std::size_t k = 0; k < std::min<std::size_t>(classes.names.size(), 10); ++k)
       lines.push_back(
           eval::prompts(std::span{classes.names}.subspan(k, 1), std::span{classes.templates}.first(1))[0]);
-    auto const embedded = texts(trainer, tokenizer, lines);
+    auto const embedded = model.texts(lines);
     auto const n = std::min<extent_t>(5, images.pictures);
     auto const nearest = eval::nearest(slice(images.rows.rows(), 0, images.pictures), embedded.rows(), n);
     for (std::size_t k = 0; k < lines.size(); ++k) {
@@ -190,18 +189,15 @@ class held_out_scenes : public held_out {
   held_out_scenes()
       : held_out{{data::scene_class_names(), {data::scene_templates.begin(), data::scene_templates.end()}}} {}
 
-  template <class Trainer, class Tokenizer>
-  std::optional<outcome> evaluate(Trainer& trainer, Tokenizer const& tokenizer, extent_t side,
-                                  io::open_clip_preprocess const& preprocess, int workers) const {
+  std::optional<outcome> evaluate(tools::embedder& model, bool /*images_stay*/, int workers) override {
     outcome result;
     auto const scenes = [&](data::scene_split split) {
-      return data::scenes{{.split = split, .samples = 1000, .size = side}};
+      return data::scenes{{.split = split, .samples = 1000, .size = model.image_size()}};
     };
-    result.zero_shot = classify(trainer, tokenizer,
-                                embed_held_out(trainer, tokenizer, scenes(data::scene_split::held_out), side,
-                                               preprocess, {.captions = false, .labels = true}, workers));
-    retrieve(trainer, tokenizer,
-             embed_held_out(trainer, tokenizer, scenes(data::scene_split::held_out_pairs), side, preprocess,
+    result.zero_shot = classify(model, embed_held_out(model, scenes(data::scene_split::held_out),
+                                                      {.captions = false, .labels = true}, workers));
+    retrieve(model,
+             embed_held_out(model, scenes(data::scene_split::held_out_pairs),
                             {.captions = true, .labels = false}, workers),
              result);
     return result;
@@ -212,32 +208,61 @@ class held_out_scenes : public held_out {
 class held_out_shards : public held_out {
  public:
   held_out_shards(std::string const& patterns, std::string const& names, std::string const& templates)
-      : held_out{patterns.empty() ? tools::prompts{std::vector<std::string>{}, std::vector<std::string>{}}
-                                  : tools::prompts{names, templates}},
+      : held_out{patterns.empty() && names.empty()
+                     ? tools::prompts{std::vector<std::string>{}, std::vector<std::string>{}}
+                     : tools::prompts{names, templates}},
         patterns_{patterns} {
     if (!patterns.empty())
       data::shards{patterns};  // that they are there is known before training, not after
   }
 
-  template <class Trainer, class Tokenizer>
-  std::optional<outcome> evaluate(Trainer& trainer, Tokenizer const& tokenizer, extent_t side,
-                                  io::open_clip_preprocess const& preprocess, int workers) const {
+  std::optional<outcome> evaluate(tools::embedder& model, bool images_stay, int workers) override {
     if (patterns_.empty())
       return std::nullopt;
-    auto const images = embed_held_out(trainer, tokenizer, data::shards{patterns_}, side, preprocess,
-                                       {.captions = false, .labels = true}, workers);
-    for (auto label : images.labels)
-      if (label < 0 || label >= static_cast<std::int32_t>(classes.names.size()))
-        throw io::error(patterns_, "class " + std::to_string(label),
-                        "there are names for " + std::to_string(classes.names.size()) + " classes, from 0");
+    if (!images_stay || !kept_) {
+      kept_ = embed_held_out(model, data::shards{patterns_}, {.captions = false, .labels = true}, workers);
+      expect_named(kept_->labels);
+    }
     outcome result;
-    result.zero_shot = classify(trainer, tokenizer, images);
-    show_classes(trainer, tokenizer, images, result);
+    result.zero_shot = classify(model, *kept_);
+    show_classes(model, *kept_, result);
+    if (!images_stay)
+      kept_.reset();
     return result;
   }
 
+  std::optional<double> accuracy(classify_function const& classes_of, extent_t side,
+                                 int workers) const override {
+    if (patterns_.empty())
+      return std::nullopt;
+    data::loader loader{data::shards{patterns_},
+                        {},
+                        {.batch = evaluation_batch,
+                         .image_size = side,
+                         .training = false,
+                         .want = {.captions = false, .labels = true},
+                         .workers = workers}};
+    std::vector<std::int32_t> found, right;
+    for (auto const& b : loader) {
+      classes_of(b, found);
+      right.insert(right.end(), b.labels.begin(), b.labels.end());
+    }
+    expect_named(right);
+    std::size_t hits = 0;
+    for (std::size_t i = 0; i < right.size(); ++i) hits += found[i] == right[i] ? 1 : 0;
+    return static_cast<double>(hits) / static_cast<double>(right.size());
+  }
+
  private:
+  void expect_named(std::vector<std::int32_t> const& labels) const {
+    for (auto label : labels)
+      if (label < 0 || label >= static_cast<std::int32_t>(classes.names.size()))
+        throw io::error(patterns_, "class " + std::to_string(label),
+                        "there are names for " + std::to_string(classes.names.size()) + " classes, from 0");
+  }
+
   std::string patterns_;
+  std::optional<embedded_images> kept_;  // while the image tower stays as it is
 };
 
 }  // namespace train_tool

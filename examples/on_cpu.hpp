@@ -30,6 +30,7 @@ struct on_cpu {
     bool next() { return from_->next(batch_); }
     contrastive::pixel_batch images() const { return {.pixels = batch_.images()}; }
     contrastive::caption_batch captions() const { return tools::captions_of(batch_); }
+    view<std::int32_t const, 1> labels() const { return batch_.label_ids(); }
     data::position after() const { return batch_.after; }
 
    private:

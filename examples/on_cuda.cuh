@@ -43,6 +43,9 @@ class on_cuda {
       return {.pixels = now_->pixels(), .where = contrastive::place::device};
     }
     contrastive::caption_batch captions() const { return {now_->tokens(), contrastive::place::device}; }
+    view<std::int32_t const, 1> labels() const {
+      return {now_->labels.data(), {{static_cast<extent_t>(now_->labels.size())}}};
+    }
     data::position after() const { return now_->after; }
 
    private:

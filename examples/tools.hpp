@@ -1,19 +1,11 @@
-// What the tools share: checkpoints of CLIP models as they save and read them, and the held-out evaluation.
+// What the tools share: class names and prompts, figures in words, and how a program runs.
 #pragma once
-#include <yoke/contrastive/presets.hpp>
-#include <yoke/data/batch.hpp>
-#include <yoke/eval/embed.hpp>
 #include <yoke/eval/prompts.hpp>
 #include <yoke/eval/retrieval.hpp>
 #include <yoke/eval/zero_shot.hpp>
-#include <yoke/text/sentencepiece.hpp>
-#include <yoke/train/checkpoint.hpp>
-#include <yoke/train/open_clip_model.hpp>
-#include <yoke/train/plan.hpp>
 
-#include <algorithm>
+#include "embedder.hpp"
 #include <cstdio>
-#include <set>
 #include <stdlib.h>
 #include <string>
 #include <unistd.h>
@@ -34,38 +26,6 @@ struct prompts {
       : names{eval::read_class_names(names_file)},
         templates{templates_file.empty() ? eval::default_templates() : eval::read_templates(templates_file)} {
   }
-};
-
-/// The pixels are to be normalised as the model's configuration says.
-inline void normalize(contrastive::pixel_batch& batch, io::open_clip_preprocess const& p) {
-  std::copy(p.mean.begin(), p.mean.end(), batch.mean.begin());
-  std::copy(p.deviation.begin(), p.deviation.end(), batch.deviation.begin());
-}
-
-inline contrastive::pixel_batch pixels_of(data::batch const& b, io::open_clip_preprocess const& p) {
-  contrastive::pixel_batch batch{.pixels = b.images()};
-  normalize(batch, p);
-  return batch;
-}
-
-inline contrastive::caption_batch captions_of(data::batch const& b) {
-  return {tokens{b.token_segments(), b.token_ids()}};
-}
-
-/// The part of a checkpoint that says what its model is.
-struct saved_model {
-  static constexpr char const* configuration = "open_clip_config.json";
-  static constexpr char const* tokenizer = "tokenizer.model";
-
-  std::string folder;
-  io::open_clip_config config;
-  text::sentence_piece tokenize;
-
-  explicit saved_model(std::string const& path)
-      : folder{io::committed_folder(path)},
-        config{io::read_open_clip_config(folder + "/" + configuration)},
-        tokenize{text::sentence_piece::load(folder + "/" + tokenizer,
-                                            {.context_length = config.text.context_length})} {}
 };
 
 /// Prints the figures of a zero-shot classification.

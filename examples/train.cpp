@@ -8,11 +8,13 @@ namespace {
 
 void add_options(CLI::App& app, train_tool::settings& s) {
   app.description(
-      "Trains an image tower and a text tower contrastively.\n\n"
+      "Trains an image tower and a text tower: contrastively, or in BASIC's three phases.\n\n"
       "Examples:\n"
       "  yoke-train --train-data scenes --out run\n"
       "  yoke-train --train-data 'cc3m-{00000..00331}.tar' --model ViT-B-32 --batch-size 1024 --micro-batch "
       "64\n"
+      "  yoke-train --train-data 'labelled-{00..31}.tar' --classnames names.txt --model basic_s --phases "
+      "image,text,both\n"
       "  yoke-train --resume run/checkpoint --out run        goes on bitwise as if it had never stopped\n\n"
       "Options have OpenCLIP's names where they mean the same.");
   app.set_version_flag("--version", std::string(yoke::version));
@@ -22,10 +24,16 @@ void add_options(CLI::App& app, train_tool::settings& s) {
   data->add_option("--train-data", s.train_data,
                    "Shards, {000..123} counts, or \"scenes\": generated images and captions")
       ->capture_default_str();
+  data->add_option("--labelled-data", s.labelled_data,
+                   "Shards with cls, for phase image and --mix; without it --train-data");
+  data->add_option("--mix", s.mix,
+                   "Parts of captions (of --train-data) and of labels as text (of --labelled-data) in phases "
+                   "text and both, such as 3:1")
+      ->capture_default_str();
   data->add_option("--val-data", s.val_data,
                    "Held-out shards with cls, for zero-shot accuracy after each epoch");
   data->add_option("--classnames", s.classnames,
-                   "File with the name of class 0, 1, … a line, for --val-data");
+                   "File with the name of class 0, 1, … a line, for --val-data, phase image and --mix");
   data->add_option("--templates", s.templates, "File with a sentence a line, {} where the class's name goes");
   data->add_option("--train-num-samples", s.train_samples, "Samples of an epoch; 0 counts them in the shards")
       ->capture_default_str();
@@ -47,16 +55,23 @@ void add_options(CLI::App& app, train_tool::settings& s) {
 
   auto* const model = app.add_option_group("Model");
   model
-      ->add_option("--model", s.model,
-                   "ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14, small, tiny, scenes, or the path of an "
-                   "OpenCLIP model configuration")
+      ->add_option(
+          "--model", s.model,
+          "ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14, small, tiny, scenes; basic_s, basic_m, basic_l, "
+          "basic_cifar, basic_tiny; or the path of an OpenCLIP model configuration or of a basic_config.json")
       ->capture_default_str();
+  model->add_option(
+      "--init", s.init,
+      "Checkpoint whose towers the first phase begins with, and whose tokenizer and model it takes");
   model
       ->add_option("--precision", s.precision,
                    "Of the towers; parameters, statistics and the loss are always fp32")
       ->check(CLI::IsMember({"fp32", "bf16", "amp_bf16"}))
       ->capture_default_str();
-  model->add_flag("--grad-checkpointing", s.remat, "Keep the blocks' inputs only and compute the rest again");
+  model->add_option("--remat", s.remat, "What is computed again in backward instead of kept: for less memory")
+      ->check(CLI::IsMember({"nothing", "cheap", "blocks", "everything"}))
+      ->capture_default_str();
+  model->add_flag("--grad-checkpointing", s.checkpointing, "The same as --remat blocks");
 
   auto* const training = app.add_option_group("Training");
   training->add_option("--batch-size", s.batch, "Pairs of a step, all contrasted with each other")
@@ -67,6 +82,11 @@ void add_options(CLI::App& app, train_tool::settings& s) {
                    "Pairs in the towers at a time, a divisor of the batch; less memory, "
                    "the same gradients, a third more work; 0 takes what fits")
       ->capture_default_str();
+  training
+      ->add_option("--memory", s.memory,
+                   "Budget of a step, such as 23GiB; without it, half of the machine's "
+                   "or what is free on the card")
+      ->capture_default_str();
   training->add_option("--epochs", s.epochs)->check(*positive)->capture_default_str();
   training->add_option("--lr", s.rate, "Peak learning rate")->check(*positive)->capture_default_str();
   training->add_option("--lr-scheduler", s.scheduler)
@@ -74,16 +94,47 @@ void add_options(CLI::App& app, train_tool::settings& s) {
       ->capture_default_str();
   training->add_option("--warmup", s.warmup, "Steps to the peak; -1: a tenth of all, at most 2000")
       ->capture_default_str();
-  training->add_option("--wd", s.optimizer.weight_decay, "Decoupled decay of matrices")
-      ->check(CLI::NonNegativeNumber)
+  training->add_option("--optimizer", s.optimizer)
+      ->check(CLI::IsMember({"adamw", "adafactorw"}))
       ->capture_default_str();
-  training->add_option("--beta1", s.optimizer.beta1)->check(CLI::Range(0.0, 0.9999))->capture_default_str();
-  training->add_option("--beta2", s.optimizer.beta2)->check(CLI::Range(0.0, 0.99999))->capture_default_str();
-  training->add_option("--eps", s.optimizer.epsilon)->check(*positive)->capture_default_str();
+  training
+      ->add_option("--wd", s.weight_decay, "Decoupled decay of matrices; 0.2 for adamw, 0.01 for adafactorw")
+      ->check(CLI::NonNegativeNumber);
+  training->add_option("--beta1", s.beta1, "0.9")->check(CLI::Range(0.0, 0.9999));
+  training->add_option("--beta2", s.beta2, "0.98 for adamw; 0.999, its limit, for adafactorw")
+      ->check(CLI::Range(0.0, 0.99999));
+  training->add_option("--eps", s.epsilon, "1e-6 for adamw, 1e-30 for adafactorw")->check(*positive);
   training->add_option("--grad-clip-norm", s.clip_norm, "Largest norm of all gradients; 0: no limit")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   training->add_option("--seed", s.seed)->capture_default_str();
+
+  auto* const phases = app.add_option_group("Phases");
+  phases
+      ->add_option(
+          "--phases", s.phases,
+          "image: the image tower learns the classes of labelled images; text: the text tower learns "
+          "beside the frozen image tower; both: both learn. In this order, a part of image,text,both")
+      ->capture_default_str();
+  for (std::size_t i = 0; i < train_tool::phase_names.size(); ++i) {
+    auto const name = std::string("--") + train_tool::phase_names[i];
+    auto const last = i == 2;
+    phases
+        ->add_option(name + "-epochs", s.of_phase[i].epochs,
+                     last ? "Without it --epochs, or a fifth after other phases" : "Without it --epochs")
+        ->check(*positive);
+    phases
+        ->add_option(name + "-lr", s.of_phase[i].rate,
+                     last ? "Without it --lr, or a twentieth after other phases" : "Without it --lr")
+        ->check(*positive);
+  }
+  phases
+      ->add_option("--label-smoothing", s.label_smoothing,
+                   "Of phase image: the share of the target that all classes have in common")
+      ->check(CLI::Range(0.0, 0.99))
+      ->capture_default_str();
+  phases->add_flag("--augmented-text", s.augmented_text,
+                   "Phase text embeds augmented images in every step; without it, each image once, as it is");
 
   auto* const device = app.add_option_group("Device");
   device->add_option("--device", s.device, "cpu, cuda, or cuda:N for card N")

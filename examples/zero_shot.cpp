@@ -31,7 +31,8 @@ int main(int count, char** arguments) {
 
   return tools::run("yoke-zero-shot", [&] {
     tools::prompts const classes{names, templates};
-    tools::encoder model{checkpoint, batch};
+    auto const encoder = tools::load_encoder(checkpoint, batch);
+    auto& model = *encoder;
     data::loader loader{
         data::shards{shards},
         {},

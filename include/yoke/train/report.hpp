@@ -46,6 +46,14 @@ struct fact {
   std::string name{}, value{};
 };
 
+/// One of several phases of a run: what was lost and learned in it, over the run's steps.
+struct phase_curves {
+  std::string name{};
+  curve loss{};
+  curve accuracy{};  // as a share of 1; may be empty
+  std::string accuracy_name = "Accuracy";
+};
+
 /// All that a report shows. What is left empty is left out of the page; text is escaped.
 struct report {
   std::string title = "Training run";
@@ -53,6 +61,7 @@ struct report {
   std::vector<headline> headlines{};
   std::vector<fact> facts{};
   curve loss{}, learning_rate{};                             // over steps
+  std::vector<phase_curves> phases{};                        // instead of one loss, where there are several
   curve zero_shot{};                                         // top-1 as a share of 1, over steps
   double chance = std::numeric_limits<double>::quiet_NaN();  // of zero_shot, as a share of 1
   std::vector<std::string> classes{};
@@ -236,14 +245,27 @@ inline std::string to_html(report const& run) {
     html += "</div>";
   }
 
-  html += "\n<h2>How it learned</h2><div class='plots'>";
-  html += plot_card("Loss", line_plot(run.loss, {.description = "loss over steps", .smoothed = true}));
-  if (!run.zero_shot.x.empty())
-    html += plot_card("Zero-shot accuracy",
-                      line_plot(run.zero_shot, {.description = "zero-shot accuracy over steps",
-                                                .percent = true,
-                                                .reference = run.chance,
-                                                .reference_label = "chance, " + percent(run.chance)}));
+  auto const accuracy_card = [&](std::string const& name, curve const& c) {
+    return plot_card(name, line_plot(c, {.description = "accuracy over steps",
+                                         .percent = true,
+                                         .reference = run.chance,
+                                         .reference_label = "chance, " + percent(run.chance)}));
+  };
+  html += "\n<h2>How it learned</h2>";
+  for (std::size_t i = 0; i < run.phases.size(); ++i) {
+    auto const& p = run.phases[i];
+    html += "<h3>" + std::to_string(i + 1) + ". " + escape(p.name) + "</h3><div class='plots'>" +
+            plot_card("Loss", line_plot(p.loss, {.description = "loss over steps", .smoothed = true}));
+    if (!p.accuracy.x.empty())
+      html += accuracy_card(p.accuracy_name, p.accuracy);
+    html += "</div>";
+  }
+  html += "<div class='plots'>";
+  if (run.phases.empty()) {
+    html += plot_card("Loss", line_plot(run.loss, {.description = "loss over steps", .smoothed = true}));
+    if (!run.zero_shot.x.empty())
+      html += accuracy_card("Zero-shot accuracy", run.zero_shot);
+  }
   html +=
       plot_card("Learning rate", line_plot(run.learning_rate, {.description = "learning rate over steps"}));
   html += "</div>";

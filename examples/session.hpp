@@ -1,0 +1,387 @@
+// One run of yoke-train: where its phases are, what each is given, steps, checkpoints, figures and the report.
+#pragma once
+#include <yoke/dry/context.hpp>
+#include <yoke/train/checkpoint.hpp>
+#include <yoke/train/metrics.hpp>
+#include <yoke/train/phase_plan.hpp>
+#include <yoke/train/trainer.hpp>
+
+#include "evaluation.hpp"
+#include "models.hpp"
+#include "tools.hpp"
+#include "train_data.hpp"
+#include <chrono>
+#include <csignal>
+#include <memory>
+#include <optional>
+#include <sys/stat.h>
+
+namespace train_tool {
+
+using namespace yoke;
+
+inline volatile std::sig_atomic_t interrupted = 0;
+
+/// Samples a second since the last restart.
+struct speedometer {
+  using clock = std::chrono::steady_clock;
+  clock::time_point start = clock::now();
+  extent_t samples = 0;
+
+  void count(extent_t n) { samples += n; }
+  double rate() const {
+    return static_cast<double>(samples) /
+           std::max(1e-9, std::chrono::duration<double>(clock::now() - start).count());
+  }
+  void restart() { start = clock::now(), samples = 0; }
+};
+
+/// "2.5GiB"; 0 for none.
+inline std::size_t bytes_of(std::string const& text) {
+  if (text.empty())
+    return 0;
+  double number = 0;
+  std::array<char, 8> unit{};
+  auto const read = std::sscanf(text.c_str(), "%lf%7s", &number, unit.data());
+  std::string_view const u = unit.data();
+  double const factor = u == "GiB" || u == "G" ? 0x1p30 : u == "MiB" || u == "M" ? 0x1p20 : 0;
+  if (read != 2 || !(number > 0) || factor == 0)
+    throw io::error("--memory", text, "is a positive number and GiB or MiB, such as 23GiB");
+  return static_cast<std::size_t>(number * factor);
+}
+
+/// One run: all that its phases have in common.
+template <class Platform, element T, class Kind>
+class session {
+ public:
+  using context_type = typename Platform::template context<T>;
+
+  session(Platform const& platform, settings s, training_data const& data, held_out& evaluation)
+      : platform_{platform},
+        settings_{std::move(s)},
+        data_{&data},
+        evaluation_{&evaluation},
+        what_{describe()},
+        phases_{settings_.phase_list()} {
+    if (phases_.back() != phase::image) {
+      tokenizer_.emplace(data.tokenizer(what_.model.text.context_length));
+      what_.model.text.vocabulary = tokenizer_->vocabulary_size();
+    }
+    std::int64_t before = 0;
+    for (auto const p : phases_) {
+      auto& here = course_of(p);
+      here = {.epoch = epoch_steps(p), .before = before};
+      here.steps = here.epoch * static_cast<std::int64_t>(settings_.epochs_of(p));
+      before += here.steps;
+    }
+    steps_ = before;
+    if (!settings_.resume.empty())
+      find_position();
+    else if (!settings_.init.empty())
+      earlier_ = {settings_.init, holds_texts(settings_.init)};
+  }
+
+ protected:
+  void open_metrics() {
+    ::mkdir(settings_.out.c_str(), 0777);  // failing, the file below says why
+    auto const file = settings_.out + "/metrics.jsonl";
+    metrics_.emplace(settings_.resume.empty()
+                         ? train::metrics_writer::create(file)
+                         : train::metrics_writer::resume(file, course_of(first_).before + start_step_));
+  }
+
+  /// Where a phase is among the steps of the run.
+  struct course {
+    std::int64_t epoch = 0, steps = 0, before = 0;
+  };
+  /// The checkpoint of the phase before, and whether it has a text tower.
+  struct beginning {
+    std::string path;
+    bool has_texts = false;
+  };
+
+  typename Kind::description describe() const {
+    for (auto const& checkpoint : {settings_.resume, settings_.init})
+      if (!checkpoint.empty())
+        return Kind::read(io::committed_folder(checkpoint) + "/" + Kind::file);
+    return Kind::named(settings_.model);
+  }
+  course& course_of(phase p) { return courses_[static_cast<std::size_t>(p)]; }
+  std::int64_t epoch_steps(phase p) const {
+    auto const samples = settings_.train_samples > 0 ? settings_.train_samples
+                         : p == phase::image         ? data_->labelled_samples()
+                                                     : data_->pair_samples();
+    auto const steps = static_cast<std::int64_t>(samples) / settings_.batch;
+    if (steps == 0)
+      throw io::error(settings_.train_data, "",
+                      "an epoch of " + std::to_string(samples) + " samples has no batch of " +
+                          std::to_string(settings_.batch));
+    return steps;
+  }
+  static bool holds_texts(std::string const& checkpoint) {
+    auto const run = train::read_run(checkpoint);
+    auto const* const p = run.find("phase");
+    return p == nullptr || p->as<std::string>() != phase_names[0];
+  }
+
+  /// Where the checkpoint to resume is: within a phase, or at the end of one that another follows.
+  void find_position() {
+    auto const run = train::read_run(settings_.resume);
+    io::json_fields fields{run, settings_.resume + "/state.json", "run"};
+    auto const name = fields.template required<std::string>("phase");
+    auto const found = std::find(phase_names.begin(), phase_names.end(), name);
+    if (found == phase_names.end() || !settings_.runs(static_cast<phase>(found - phase_names.begin())))
+      fields.fail("phase", "\"" + name + "\" is no phase of this run");
+    first_ = static_cast<phase>(found - phase_names.begin());
+    start_step_ = fields.template required<std::int64_t>("phase_step");
+    if (start_step_ == course_of(first_).steps && first_ != phases_.back()) {
+      earlier_ = {settings_.resume, first_ != phase::image};
+      first_ = *std::find_if(phases_.begin(), phases_.end(), [&](phase p) { return p > first_; });
+      start_step_ = 0;
+      return;
+    }
+    within_ = true;
+    auto position = fields.object("position");
+    start_ = {position.template required<std::uint64_t>("epoch"),
+              position.template required<std::uint64_t>("sample")};
+  }
+
+  shape<3> image_shape() const {
+    auto const side = what_.model.image.image_size;
+    return {{side.height, side.width, 3}};
+  }
+  train::planned_step planned(extent_t micro) const {
+    return {.batch = settings_.batch,
+            .image = image_shape(),
+            .caption_length = what_.model.text.context_length,
+            .step = {.micro_batch = micro, .remat = settings_.policy()},
+            .optimizer = settings_.optimizer_options(),
+            .device = context_type::traits};
+  }
+  /// The micro-batch that was asked for or fits, and its plan; a refusal when none does.
+  template <class Plan>
+  std::pair<extent_t, train::step_plan> fit(Plan const& plan) const {
+    auto const given = bytes_of(settings_.memory);
+    auto const memory = given > 0 ? given : platform_.memory();
+    auto micro = settings_.micro_batch;
+    if (micro == 0)
+      micro = train::fitting_micro_batch(settings_.batch, memory, plan);
+    auto const chosen = plan(micro);
+    if (given > 0 && chosen.total() > given)
+      throw train::budget_too_small("a step in micro-batches of " + std::to_string(micro) + " takes " +
+                                    train::readable_bytes(static_cast<double>(chosen.total())) +
+                                    ", and --memory is " + settings_.memory);
+    return {micro, chosen};
+  }
+  /// What evaluation embeds at a time.
+  train::planned_step evaluated() const {
+    auto step = planned(0);
+    step.batch = evaluation_batch;
+    return step;
+  }
+
+  void announce(phase p, parameter_list const& list, extent_t micro, train::step_plan const& plan) {
+    std::printf(
+        "phase %s: %s, %.2f M parameters learn, %s on %s, batch %lld in micro-batches of %lld, %lld steps, "
+        "%s\n",
+        name_of(p), settings_.model.c_str(), static_cast<double>(list.count()) / 1e6,
+        settings_.precision.c_str(), platform_.name().c_str(), static_cast<long long>(settings_.batch),
+        static_cast<long long>(micro), static_cast<long long>(course_of(p).steps),
+        train::readable_bytes(static_cast<double>(plan.total())).c_str());
+  }
+
+  train::trainer_options trainer_options(phase p, extent_t micro) {
+    return {.micro_batch = micro,
+            .optimizer = settings_.optimizer_options(),
+            .schedule = settings_.schedule(p, course_of(p).steps),
+            .clip_norm = settings_.clip_norm,
+            .seed = settings_.seed,
+            .remat = settings_.policy()};
+  }
+
+  /// True when the run goes on within this phase.
+  template <class Trainer, class More = train::nothing_more>
+  bool resume(Trainer& trainer, More const& more = {}) {
+    if (!std::exchange(within_, false))
+      return false;
+    train::load_checkpoint(settings_.resume, trainer, more);
+    std::printf("resumed at step %lld of %s\n", static_cast<long long>(trainer.state().step),
+                settings_.resume.c_str());
+    return within_ = true;
+  }
+
+  /// Phases before `both` go through the data in orders of their own.
+  data::loader_options loader_options(phase p) {
+    return {.batch = settings_.batch,
+            .image_size = image_shape()[0],
+            .seed = p == phase::both ? settings_.seed : mix(settings_.seed, hash(name_of(p))),
+            .epochs = settings_.epochs_of(p),
+            .start = within_ ? start_ : data::position{},
+            .augment = {.crop = settings_.crop < 1, .smallest_area = settings_.crop, .flip = settings_.flip},
+            .workers = settings_.workers,
+            .on_skip = [](auto const& bad) { std::fprintf(stderr, "skipped: %s\n", bad.message().c_str()); }};
+  }
+
+  static double phase_number(phase p) { return static_cast<double>(p) + 1; }
+
+  /// The steps of one phase that are left. False when the run was told to stop before their end.
+  template <class Trainer, class Step, class Evaluate, class More = train::nothing_more>
+  bool take_steps(phase p, Trainer& trainer, any_loader& loader, Step const& step, Evaluate const& evaluate,
+                  More const& more = {}) {
+    within_ = false;
+    auto const here = course_of(p);
+    auto batches = platform_.feed(trainer.context(), loader);
+    speedometer speed;
+    while (trainer.state().step < here.steps && batches.next()) {
+      train::step_report const report = step(batches);
+      auto const of_phase = report.step + 1, done = here.before + of_phase;
+      speed.count(settings_.batch);
+      if (report.skipped)
+        std::fprintf(stderr, "step %lld skipped: loss %g, gradient norm %g\n", static_cast<long long>(done),
+                     report.loss, report.gradient_norm);
+      write_step(p, done, report, speed.rate());
+      if (of_phase % settings_.log_every == 0 || of_phase == here.steps) {
+        std::printf("%s\n", train::progress_line(train::progress{.step = done,
+                                                                 .steps = steps_,
+                                                                 .batch = settings_.batch,
+                                                                 .loss = report.loss,
+                                                                 .learning_rate = report.rate,
+                                                                 .samples_per_second = speed.rate()})
+                                .c_str());
+        std::fflush(stdout);
+        speed.restart();
+      }
+      auto const stop = interrupted != 0 || done == settings_.stop_after;
+      auto const epoch_ends = of_phase % here.epoch == 0 || of_phase == here.steps;
+      if (stop || of_phase == here.steps ||
+          (settings_.save_every > 0 ? done % settings_.save_every == 0 : epoch_ends))
+        save(p, trainer, batches.after(), more);
+      if (stop) {
+        std::printf("stopped at step %lld; --resume %s/checkpoint goes on\n", static_cast<long long>(done),
+                    settings_.out.c_str());
+        return false;
+      }
+      if (epoch_ends) {
+        evaluate();
+        std::fflush(stdout);
+        speed.restart();
+      }
+    }
+    skipped_samples_ += loader.skipped();
+    skipped_steps_ += trainer.state().skipped;
+    earlier_ = {settings_.out + "/checkpoint", p != phase::image};
+    return true;
+  }
+
+  void write_step(phase p, std::int64_t done, train::step_report const& r, double rate) {
+    train::metric_record record{done,
+                                {{"phase", phase_number(p)},
+                                 {"loss", r.loss},
+                                 {"learning_rate", r.rate},
+                                 {"gradient_norm", r.gradient_norm}}};
+    record.values.push_back(p == phase::image ? std::pair<std::string, double>{"accuracy", r.accuracy}
+                                              : std::pair<std::string, double>{"logit_scale", r.logit_scale});
+    record.values.emplace_back("samples_per_second", rate);
+    metrics_->write(record);
+  }
+
+  template <class Trainer, class More>
+  void save(phase p, Trainer& trainer, data::position const& at, More const& more) {
+    io::json run;
+    run["phase"] = name_of(p);
+    run["phase_step"] = trainer.state().step;
+    run["position"]["epoch"] = at.epoch;
+    run["position"]["sample"] = at.sample;
+    run["options"] = identity(settings_);
+    train::checkpoint_files files{{Kind::file, Kind::write(what_)}};
+    if (tokenizer_)
+      files.emplace_back(tools::tokenizer_file, tokenizer_->bytes());
+    train::save_checkpoint(settings_.out + "/checkpoint", trainer, std::move(run), files, more);
+  }
+
+  void evaluate_pairs(phase p, tools::embedder& towers, std::int64_t step) {
+    last_ = evaluation_->evaluate(towers, p == phase::text, settings_.workers);
+    if (!last_)
+      return;
+    tools::print(last_->zero_shot, evaluation_->classes.names, false);
+    if (last_->captions > 0)
+      std::printf(
+          "retrieval among %lld held-out captions: the right image is first for %.1f %%, in the first five "
+          "for "
+          "%.1f %% (chance %.1f %%)\n",
+          static_cast<long long>(last_->captions), 100 * last_->recall_1, 100 * last_->recall_5,
+          100.0 / static_cast<double>(last_->captions));
+    metrics_->write({course_of(p).before + step,
+                     {{"phase", phase_number(p)},
+                      {"zero_shot_top1", last_->zero_shot.top1},
+                      {"zero_shot_top5", last_->zero_shot.top5},
+                      {"retrieval_recall_1", last_->recall_1},
+                      {"retrieval_recall_5", last_->recall_5}}});
+  }
+
+  void report() {
+    auto const records = train::read_metrics(settings_.out + "/metrics.jsonl");
+    auto const path = settings_.out + "/report.html";
+    auto page = evaluation_->page(last_, records);
+    page.title = "Yoke: " + settings_.model + " on " + settings_.train_data;
+    parameter_list list;
+    Kind::build(scope{list}, what_.model);
+    page.facts = {{"model", settings_.model},
+                  {"parameters", std::to_string(list.count())},
+                  {"data", settings_.train_data},
+                  {"batch", std::to_string(settings_.batch)},
+                  {"phases", settings_.phases},
+                  {"steps", std::to_string(steps_)},
+                  {"skipped samples", std::to_string(skipped_samples_)},
+                  {"skipped steps", std::to_string(skipped_steps_)},
+                  {"precision", settings_.precision},
+                  {"optimizer", settings_.optimizer},
+                  {"seed", std::to_string(settings_.seed)}};
+    if (phases_.size() > 1)
+      page.phases = phase_curves(records);
+    page.footer = "Yoke " + std::string(version);
+    train::write_html(page, path);
+    std::printf("checkpoint: %s/checkpoint\nreport: %s\n", settings_.out.c_str(), path.c_str());
+  }
+
+  /// The run's phases, for the report.
+  std::vector<train::phase_curves> phase_curves(std::span<train::metric_record const> records) const {
+    std::vector<train::phase_curves> all;
+    for (auto const p : phases_) {
+      std::vector<train::metric_record> mine;
+      for (auto const& r : records)
+        if (r.find("phase") == phase_number(p))
+          mine.push_back(r);
+      auto const classes = p == phase::image;
+      all.push_back({.name = classes                ? "The image tower learns classes"
+                             : p == phase::text     ? "The text tower learns beside it"
+                             : phases_.front() == p ? "Both towers learn"
+                                                    : "Both go on, slowly",
+                     .loss = train::curve_of(mine, "loss"),
+                     .accuracy = train::curve_of(mine, classes ? "classification_top1" : "zero_shot_top1"),
+                     .accuracy_name = classes ? "Accuracy" : "Zero-shot accuracy"});
+    }
+    return all;
+  }
+
+  Platform platform_;
+  settings settings_;
+  training_data const* data_;
+  held_out* evaluation_;
+  typename Kind::description what_;
+  std::optional<text::sentence_piece> tokenizer_;
+  std::vector<phase> phases_;
+  std::array<course, 3> courses_{};
+  std::int64_t steps_ = 0;
+  phase first_ = phase::image;
+  bool within_ = false;  // the next phase to run goes on from a checkpoint of its own
+  std::int64_t start_step_ = 0;
+  data::position start_{};
+  beginning earlier_{};
+  std::optional<train::metrics_writer> metrics_;
+  std::uint64_t skipped_samples_ = 0;
+  std::int64_t skipped_steps_ = 0;
+  std::optional<outcome> last_;
+};
+
+}  // namespace train_tool

@@ -1,0 +1,106 @@
+// What a step of each of BASIC's phases will take, and the micro-batch that fits.
+#pragma once
+#include <yoke/contrastive/classification_step.hpp>
+#include <yoke/contrastive/frozen.hpp>
+#include <yoke/train/fit.hpp>
+#include <yoke/train/plan.hpp>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace yoke::train {
+
+namespace detail {
+
+/// step(context, ranks, store) on one rank of a device without memory.
+template <element T, class Step>
+step_plan plan_alone(parameter_list const& list, planned_step const& s, Step const& step) {
+  dry::context<T> c{s.device};
+  parameter_store<dry::context<T>> store{c, list};
+  optimizer<dry::context<T>> const state{c, list, s.optimizer};
+  parallel::dry ranks{1};
+  step(c, ranks, store);
+  return {.activations = c.memory.peak(),
+          .gradients = c.gradient_memory.peak(),
+          .persistent = c.persistent_bytes,
+          .parameters = list.count(),
+          .multiply_adds = c.multiply_adds};
+}
+
+template <element T, class Tower, class Part>
+std::size_t plan_rows(Tower const& tower, parameter_list const& list, planned_step const& s, extent_t width,
+                      Part const& part) {
+  dry::context<T> c{s.device};
+  contrastive::frozen_parameters<dry::context<T>> const store{c, list};
+  auto const rows = make<accumulator_t<T>>(c, shape{s.batch, width});
+  contrastive::encode(c, tower, store, part(planned_batch{s.batch, s.image, s.caption_length}), s.batch,
+                      rows);
+  return c.memory.peak();
+}
+
+}  // namespace detail
+
+/// The plan of a classification step (phase 1): what `s` says of captions and the loss is not used.
+template <element T, class Model>
+step_plan plan_classification(Model const& model, parameter_list const& list, planned_step const& s) {
+  return detail::plan_alone<T>(list, s, [&](auto& c, auto& ranks, auto& store) {
+    detail::planned_batch const b{s.batch, s.image, 1};
+    std::vector<std::int32_t> const labels(static_cast<std::size_t>(s.batch));
+    contrastive::classification_step(c, ranks, model, store, b.images,
+                                     view<std::int32_t const, 1>{labels.data(), {{s.batch}}},
+                                     {.micro_batch = s.step.micro_batch, .remat = s.step.remat});
+  });
+}
+
+/// The plan of a step of texts against a frozen image tower (phase 2), whose embeddings are kept, or computed in each step
+/// a micro-batch at a time.
+template <element T, class Model, class Tower>
+step_plan plan_text_phase(Model const& model, parameter_list const& list, Tower const& frozen_tower,
+                          parameter_list const& frozen_list, planned_step const& s, bool kept) {
+  return detail::plan_alone<T>(list, s, [&](auto& c, auto& ranks, auto& store) {
+    using C = std::remove_reference_t<decltype(c)>;
+    using E = typename C::element;
+    contrastive::frozen_parameters<C> const frozen{c, frozen_list};
+    detail::planned_batch const b{s.batch, s.image, s.caption_length};
+    auto const micro = s.step.micro_batch > 0 ? s.step.micro_batch : s.batch;
+    auto const rows = shape{s.batch, model.embedding};
+    contrastive::value_batch<E, 2> images{{nullptr, rows}};
+    arena_scope const scratch{c.memory};
+    if (!kept) {
+      images = {make<E>(c, rows), contrastive::place::device};
+      contrastive::embed_rows(c, frozen_tower, frozen, b.images, micro, view<E, 2>{nullptr, rows});
+    }
+    contrastive::contrastive_step(c, ranks, model, store, images, b.texts, s.step);
+  });
+}
+
+/// Bytes of the activation stack that running a tower over the images of `s`, as many as its batch, takes: for rows of
+/// `width` in accumulators.
+template <element T, class Tower>
+std::size_t plan_images(Tower const& tower, parameter_list const& list, planned_step const& s,
+                        extent_t width) {
+  return detail::plan_rows<T>(tower, list, s, width, [](auto const& b) { return b.images; });
+}
+/// The same for captions of full length.
+template <element T, class Tower>
+std::size_t plan_texts(Tower const& tower, parameter_list const& list, planned_step const& s,
+                       extent_t width) {
+  return detail::plan_rows<T>(tower, list, s, width, [](auto const& b) { return b.texts; });
+}
+
+/// The largest divisor of the batch whose plan(micro_batch) is within `budget` bytes. Throws budget_too_small.
+template <class Plan>
+extent_t fitting_micro_batch(extent_t batch, std::size_t budget, Plan const& plan) {
+  step_plan least;
+  for (auto const micro : possible_micro_batches(batch))
+    if ((least = plan(micro)).total() <= budget)
+      return micro;
+  throw budget_too_small("a step of batch " + std::to_string(batch) + " takes at least " +
+                         readable_bytes(static_cast<double>(least.total())) +
+                         ", in micro-batches of 1; there are " + readable_bytes(static_cast<double>(budget)) +
+                         " for it. Parameters, their gradients and the optimiser alone take " +
+                         readable_bytes(static_cast<double>(least.persistent)));
+}
+
+}  // namespace yoke::train
