@@ -26,16 +26,23 @@ void layer_norm_activation_forward(context<T>& c, activation kind, view<std::typ
   auto const share = A{1} / static_cast<A>(width);
   detail::with_activation(kind, [&](auto f) {
     parallel_for(x.extent(0), detail::least_rows(width), [&](extent_t first, extent_t last) {
-      for (auto r = first; r < last; ++r) {
+      auto const statistics = [&](extent_t r) {
         auto const* const row = x.data + r * width;
         auto const m = share * detail::sum_line<A>(
                                    width, [](auto v) { return v; }, row);
-        auto const s = 1 / std::sqrt(detail::sum_of_squares(width, row, m) * share + epsilon);
         mean.data[r] = m;
-        reciprocal_deviation.data[r] = s;
+        reciprocal_deviation.data[r] = 1 / std::sqrt(detail::sum_of_squares(width, row, m) * share + epsilon);
+      };
+      statistics(first);
+      for (auto r = first; r < last; ++r) {
+        if (r + 1 < last)
+          statistics(r + 1);  // a row ahead: the processor waits for its sums while it works on this row
         detail::map_line(
-            width, store::overwrite, [=](auto v, auto g, auto b) { return f.value((v - m) * s * g + b); },
-            y.data + r * width, row, gain.data, bias.data);
+            width, store::overwrite,
+            [f, m = mean.data[r], s = reciprocal_deviation.data[r]](auto v, auto g, auto b) {
+              return f.value((v - m) * s * g + b);
+            },
+            y.data + r * width, x.data + r * width, gain.data, bias.data);
       }
     });
   });

@@ -34,25 +34,27 @@ void relative_bias_backward(context<T>&, grid g, view<std::type_identity_t<T> co
                             view<W, 3> dtable, store how) {
   using A = accumulator_t<T>;
   auto const tokens = g.tokens(), line = 2 * g.width - 1, lines = 2 * g.height - 1;
-  parallel_for(
-      dtable.extent(0) * lines, detail::least_rows(g.height * g.width * g.width),
-      [&](extent_t first, extent_t last) {
-        auto* const sums =
-            detail::scratch<A>{line}.take(line);  // from the last entry of a line of the table to its first
-        for (auto i = first; i < last; ++i) {     // i: a line of one head's table
-          auto const down = i % lines - (g.height - 1);  // from the keys to the queries
-          auto const* const head = dbias.data + i / lines * tokens * tokens;
-          std::fill_n(sums, line, A{0});
-          for (auto qy = std::max<extent_t>(0, down); qy < std::min(g.height, g.height + down); ++qy)
-            for (extent_t qx = 0; qx < g.width; ++qx)
-              detail::map_line(
-                  g.width, store::accumulate, [](auto v) { return v; }, sums + g.width - 1 - qx,
-                  head + (qy * g.width + qx) * tokens + (qy - down) * g.width);
-          std::reverse(sums, sums + line);
-          detail::map_line(
-              line, how, [](auto v) { return v; }, dtable.data + i * line, static_cast<A const*>(sums));
-        }
-      });
+  parallel_for(dtable.extent(0) * lines, detail::least_rows(g.height * g.width * g.width),
+               [&](extent_t first, extent_t last) {
+                 auto* const sums =
+                     detail::scratch<A>{line}.take(line);  // the table's line from its end to its beginning
+                 for (auto i = first; i < last; ++i) {     // i: a line of one head's table
+                   auto const down = i % lines - (g.height - 1);  // from the keys to the queries
+                   auto const* const head = dbias.data + i / lines * tokens * tokens;
+                   std::fill_n(sums, line, A{0});
+                   for (auto qy = std::max<extent_t>(0, down); qy < std::min(g.height, g.height + down); ++qy)
+                     for (extent_t qx = 0; qx < g.width; ++qx) {
+                       auto const* const keys = head + (qy * g.width + qx) * tokens + (qy - down) * g.width;
+                       auto* const to = sums + g.width - 1 - qx;
+                       for (extent_t kx = 0; kx < g.width; ++kx)
+                         to[kx] += static_cast<A>(keys[kx]);  // less than a vector
+                     }
+                   std::reverse(sums, sums + line);
+                   detail::map_line(
+                       line, how, [](auto v) { return v; }, dtable.data + i * line,
+                       static_cast<A const*>(sums));
+                 }
+               });
 }
 
 }  // namespace yoke::cpu

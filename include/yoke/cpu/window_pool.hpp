@@ -62,6 +62,19 @@ running_maximum<A> window_maximum(axis_range down, axis_range across, extent_t w
   return most;
 }
 
+/// What a window gives to its pixels, by their numbers: all of them the same, or one of them everything.
+template <class A>
+struct window_gradient {
+  using places = typename lanes<A>::bits;
+  lanes_t<A> up;
+  places place;
+  bool to_all;
+
+  lanes_t<A> of(extent_t number) const {
+    return to_all ? up : place == static_cast<lane_t<places>>(number) ? up : lanes_t<A>{};
+  }
+};
+
 }  // namespace detail
 
 /// x (batch, height, width, channels) -> y, its height and width what the window gives; the padding is less than the
@@ -75,22 +88,22 @@ void window_pool_forward(context<T>&, window_pool_kind kind, window w,
   auto const share = A{1} / static_cast<A>(w.size * w.size);
   parallel_for(
       y.extent(0) * rows, detail::least_rows(columns * channels), [&](extent_t first, extent_t last) {
-        for (auto i = first; i < last; ++i)  // i: a row of one image
-          for (extent_t j = 0; j < columns; ++j) {
-            auto const down = detail::pixels_under(w, i % rows, height),
-                       across = detail::pixels_under(w, j, width);
-            auto const pixel = [&](extent_t r, extent_t c) {
-              return x.data + ((i / rows * height + r) * width + c) * channels;
-            };
-            auto* const to = y.data + (i * columns + j) * channels;
+        for (auto i = first; i < last; ++i) {  // i: a row of one image
+          auto const* const image = x.data + i / rows * height * width * channels;
+          auto const down = detail::pixels_under(w, i % rows, height);
+          auto const pixel = [&](extent_t v, extent_t u) { return image + (v * width + u) * channels; };
+          for (extent_t c = 0; c < columns; ++c) {
+            auto const across = detail::pixels_under(w, c, width);
+            auto* const to = y.data + (i * columns + c) * channels;
             detail::for_lanes<A>(channels, [&](auto const& at) {
               if (kind == window_pool_kind::max)
                 return at(to, detail::window_maximum<A>(down, across, width, at, pixel).value);
               detail::lanes_t<A> sum{};
-              detail::for_places(down, across, [&](extent_t r, extent_t c) { sum += at(pixel(r, c)); });
+              detail::for_places(down, across, [&](extent_t v, extent_t u) { sum += at(pixel(v, u)); });
               at(to, sum * share);
             });
           }
+        }
       });
 }
 
@@ -104,39 +117,55 @@ void window_pool_backward(context<T>&, window_pool_kind kind, window w,
   auto const height = x.extent(1), width = x.extent(2), channels = x.extent(3);
   auto const rows = dy.extent(1), columns = dy.extent(2);
   auto const share = A{1} / static_cast<A>(w.size * w.size);
-  parallel_for(x.extent(0) * height, detail::least_rows(width * channels),
-               [&](extent_t first, extent_t last) {
-                 for (auto i = first; i < last; ++i)  // i: a row of one image
-                   for (extent_t j = 0; j < width; ++j) {
-                     auto const image = i / height, row = i % height;
-                     auto const down = detail::windows_over(w, row, rows),
-                                across = detail::windows_over(w, j, columns);
-                     auto const pixel = [&](extent_t r, extent_t c) {
-                       return x.data + ((image * height + r) * width + c) * channels;
-                     };
-                     auto const gradient = [&](extent_t r, extent_t c) {
-                       return dy.data + ((image * rows + r) * columns + c) * channels;
-                     };
-                     auto* const to = dx.data + (i * width + j) * channels;
-                     detail::for_lanes<A>(channels, [&](auto const& at) {
-                       detail::lanes_t<A> sum{};
-                       detail::for_places(down, across, [&](extent_t r, extent_t c) {
-                         auto const up = at(gradient(r, c));
-                         if (kind == window_pool_kind::mean) {
-                           sum += up * share;
-                           return;
-                         }
-                         auto const place =
-                             detail::window_maximum<A>(detail::pixels_under(w, r, height),
-                                                       detail::pixels_under(w, c, width), width, at, pixel)
-                                 .place;
-                         using number = detail::lane_t<decltype(place)>;
-                         sum += place == static_cast<number>(row * width + j) ? up : up * A{0};
-                       });
-                       at(to, how == store::overwrite ? sum : at(to) + sum);
-                     });
-                   }
-               });
+  auto const gradient_of = [&](T const* image, T const* up, detail::axis_range down,
+                               detail::axis_range across, auto const& at) {
+    if (kind == window_pool_kind::mean)
+      return detail::window_gradient<A>{at(up) * share, {}, true};
+    auto const pixel = [&](extent_t v, extent_t u) { return image + (v * width + u) * channels; };
+    return detail::window_gradient<A>{at(up), detail::window_maximum<A>(down, across, width, at, pixel).place,
+                                      false};
+  };
+  auto const give = [how](T* to, auto const& at, detail::lanes_t<A> v) {
+    at(to, how == store::overwrite ? v : at(to) + v);
+  };
+  if (w.stride == w.size && w.padding == 0 && height == rows * w.size && width == columns * w.size)
+    // Each pixel is under one window: window by window.
+    return parallel_for(x.extent(0) * rows, detail::least_rows(w.size * width * channels),
+                        [&](extent_t first, extent_t last) {
+                          for (auto i = first; i < last; ++i) {
+                            auto const image = i / rows * height * width * channels;
+                            auto const down = detail::pixels_under(w, i % rows, height);
+                            for (extent_t c = 0; c < columns; ++c) {
+                              auto const across = detail::pixels_under(w, c, width);
+                              detail::for_lanes<A>(channels, [&](auto const& at) {
+                                auto const g = gradient_of(
+                                    x.data + image, dy.data + (i * columns + c) * channels, down, across, at);
+                                detail::for_places(down, across, [&](extent_t v, extent_t u) {
+                                  auto const number = v * width + u;
+                                  give(dx.data + image + number * channels, at, g.of(number));
+                                });
+                              });
+                            }
+                          }
+                        });
+  parallel_for(
+      x.extent(0) * height, detail::least_rows(width * channels), [&](extent_t first, extent_t last) {
+        for (auto i = first; i < last; ++i) {
+          auto const image = i / height, v = i % height;
+          auto const down = detail::windows_over(w, v, rows);
+          for (extent_t u = 0; u < width; ++u)
+            detail::for_lanes<A>(channels, [&](auto const& at) {
+              detail::lanes_t<A> sum{};
+              detail::for_places(down, detail::windows_over(w, u, columns), [&](extent_t r, extent_t c) {
+                sum += gradient_of(x.data + image * height * width * channels,
+                                   dy.data + ((image * rows + r) * columns + c) * channels,
+                                   detail::pixels_under(w, r, height), detail::pixels_under(w, c, width), at)
+                           .of(v * width + u);
+              });
+              give(dx.data + (i * width + u) * channels, at, sum);
+            });
+        }
+      });
 }
 
 }  // namespace yoke::cpu
