@@ -30,7 +30,7 @@ struct context_options {
 namespace detail {
 
 /// What kernels find wrong with their inputs; the host learns of it when it next reads a result.
-enum class fault : int { none, token_id };
+enum class fault : int { none, token_id, label };
 
 /// What a context of any element type has.
 class device {
@@ -113,6 +113,7 @@ class device {
       return;
     check(cudaMemsetAsync(fault_.data(), 0, sizeof(int), stream_), "cudaMemsetAsync");
     expects(found != fault::token_id, "token_embedding: ids are within the vocabulary");
+    expects(found != fault::label, "softmax_cross_entropy: labels are within the classes");
   }
 
   /// What a capture has recorded refers to the old memory, which is therefore kept; and what it would allocate itself
