@@ -1,13 +1,8 @@
 // In a steady state the ops of convolutional towers allocate nothing: the second pass over a tape does not reach
 // operator new.
-#include <yoke/cpu/batch_norm.hpp>
-#include <yoke/cpu/classification.hpp>
 #include <yoke/cpu/context.hpp>
-#include <yoke/cpu/gate.hpp>
-#include <yoke/cpu/normalize_activation.hpp>
-#include <yoke/cpu/relative_bias.hpp>
-#include <yoke/cpu/window_pool.hpp>
 #include <yoke/ops/batch_norm.hpp>
+#include <yoke/ops/convolution.hpp>
 #include <yoke/ops/gate.hpp>
 #include <yoke/ops/normalize.hpp>
 #include <yoke/ops/relative_bias.hpp>
@@ -67,6 +62,7 @@ TEMPLATE_TEST_CASE("the ops of images allocate nothing the second time", "", dou
   auto const gain = s.constant("gain", shape{40}, 1), bias = s.constant("bias", shape{40}, 0);
   auto const mean = s.statistic("mean", shape{40}, 0), variance = s.statistic("variance", shape{40}, 1);
   auto const table = s.weight("table", shape{3, 7, 9}, 1.f);
+  auto const filter = s.weight("filter", shape{9, 40}, 0.3f);
   C c{mebibytes(8), mebibytes(8)};
   parameter_store<C> store{c, list};
   initialize(c, list, 1, store);
@@ -84,6 +80,7 @@ TEMPLATE_TEST_CASE("the ops of images allocate nothing the second time", "", dou
     arena_scope const scratch{c.memory};
     tape<C> t{c, store.views()};
     auto y = ops::layer_norm_activation(t, t.variable(x), gain, bias, activation::gelu);
+    y = ops::depthwise(t, y, filter, {});
     y = ops::batch_norm(t, y, gain, bias, mean, variance, activation::silu);
     auto const rows =
         ops::gate(t, value<2>{y.data, {{192, 40}}, y.slot}, t.variable(as_rows(z)), segments::uniform(2, 96));
