@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 namespace yoke::cpu::detail {
 
@@ -82,13 +83,16 @@ void map_line(extent_t n, store how, F const& f, T* to, From const*... from) {
     for_lanes<A>(n, [&](auto const& at) { at(to, at(to) + f(at(from)...)); });
 }
 
-template <class A>
+/// The sum of the lanes, by halves: lane 0 of the result.
+template <class A, int Half = lanes<A>::count / 2>
 A sum_of_lanes(lanes_t<A> v) {
-  std::array<A, lanes<A>::count> part;
-  save(part.data(), v);
-  for (auto n = part.size() / 2; n > 0; n /= 2)
-    for (std::size_t i = 0; i < n; ++i) part[i] += part[i + n];
-  return part[0];
+  if constexpr (Half == 0)
+    return v[0];
+  else
+    return [&]<int... I>(std::integer_sequence<int, I...>) {
+      return sum_of_lanes<A, Half / 2>(v + shuffle<A, (I + Half) % lanes<A>::count...>(v, v));
+    }
+  (std::make_integer_sequence<int, lanes<A>::count>{});
 }
 
 /// The sum of f(from[i]...) over n elements, where f(0...) is 0.
