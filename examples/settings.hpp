@@ -197,6 +197,7 @@ inline io::json identity(settings const& s) {
   j["train_num_samples"] = s.train_samples;
   j["flip"] = s.flip;
   j["crop"] = s.crop;
+  j["model"] = s.model;
   j["precision"] = s.precision;
   j["batch_size"] = s.batch;
   j["phases"] = s.phases;
@@ -239,6 +240,7 @@ inline void adopt(settings& s, io::json const& saved, std::string const& file) {
   s.train_samples = f.required<std::uint64_t>("train_num_samples");
   s.flip = f.required<double>("flip");
   s.crop = f.required<double>("crop");
+  s.model = f.required<std::string>("model");
   s.precision = f.required<std::string>("precision");
   s.batch = f.required<extent_t>("batch_size");
   s.phases = f.required<std::string>("phases");
@@ -262,5 +264,8 @@ inline void adopt(settings& s, io::json const& saved, std::string const& file) {
   s.clip_norm = f.required<double>("grad_clip_norm");
   s.seed = f.required<std::uint64_t>("seed");
 }
+
+/// Trains on the card that the settings name: in a build with CUDA train_cuda.cu, else train_no_cuda.cpp, which refuses.
+void train_on_cuda(settings const& s);
 
 }  // namespace train_tool

@@ -20,16 +20,19 @@ class run_of_phases : session<Platform, T, Kind> {
   using base::base;
 
   void run() {
+    for (auto const p : phases_)
+      run_phase(p, until::planned);  // that one does not fit is known before the first begins
     this->open_metrics();
     for (auto const p : phases_)
-      if (p >= first_ && !(p == phase::image  ? image_phase()
-                           : p == phase::text ? text_phase()
-                                              : both_phase()))
+      if (p >= first_ && !run_phase(p, until::learned))
         return;
     this->report();
   }
 
  private:
+  /// How far a phase is to go.
+  enum class until { planned, learned };
+
   using base::data_;
   using base::earlier_;
   using base::evaluation_;
@@ -42,14 +45,19 @@ class run_of_phases : session<Platform, T, Kind> {
   using base::what_;
   using base::within_;
 
-  bool image_phase() {
+  /// False when the run was told to stop.
+  bool run_phase(phase p, until end) {
+    return p == phase::image ? image_phase(end) : p == phase::text ? text_phase(end) : both_phase(end);
+  }
+
+  bool image_phase(until end) {
     if constexpr (!yoke::detail::classification_kernels<context_type>)
       throw std::runtime_error("phase image: " + platform_.name() + " has no kernels for it");
     else
-      return learn_classes();
+      return learn_classes(end);
   }
 
-  bool learn_classes() {
+  bool learn_classes(until end) {
     parameter_list list;
     scope const s{list};
     auto const classes = static_cast<extent_t>(evaluation_->classes.names.size());
@@ -58,6 +66,8 @@ class run_of_phases : session<Platform, T, Kind> {
                                         {.width = Kind::embedding(what_.model), .classes = classes}};
     auto const [micro, plan] =
         this->fit([&](extent_t m) { return train::plan_classification<T>(model, list, this->planned(m)); });
+    if (end == until::planned)
+      return true;
     auto device = platform_.template make<T>(
         std::max(plan.activations, train::plan_images<T>(model, list, this->evaluated(), classes)),
         plan.gradients);
@@ -98,7 +108,7 @@ class run_of_phases : session<Platform, T, Kind> {
     return this->take_steps(phase::image, trainer, *from, step, evaluate);
   }
 
-  bool text_phase() {
+  bool text_phase(until end) {
     parameter_list frozen_list, list;
     scope const s{list};
     auto const width = Kind::embedding(what_.model);
@@ -109,6 +119,8 @@ class run_of_phases : session<Platform, T, Kind> {
     auto const [micro, plan] = this->fit([&](extent_t m) {
       return train::plan_text_phase<T>(model, list, tower, frozen_list, this->planned(m), kept);
     });
+    if (end == until::planned)
+      return true;
     auto device = platform_.template make<T>(
         std::max({plan.activations, train::plan_images<T>(tower, frozen_list, this->evaluated(), width),
                   train::plan_texts<T>(model.text, list, this->evaluated(), model.embedding)}),
@@ -165,11 +177,13 @@ class run_of_phases : session<Platform, T, Kind> {
     return this->take_steps(phase::text, trainer, *from, step, evaluate, more);
   }
 
-  bool both_phase() {
+  bool both_phase(until end) {
     parameter_list list;
     auto const model = Kind::build(scope{list}, what_.model);
     auto const [micro, plan] =
         this->fit([&](extent_t m) { return train::plan_step<T>(model, list, this->planned(m)); });
+    if (end == until::planned)
+      return true;
     auto device = platform_.template make<T>(
         std::max({plan.activations,
                   train::plan_images<T>(model.image, list, this->evaluated(), model.embedding),
@@ -227,13 +241,9 @@ class run_of_phases : session<Platform, T, Kind> {
   }
 };
 
+/// A run in one precision.
 template <class Platform, element T>
 void train(Platform const& platform, settings s) {
-  std::signal(SIGINT, [](int) { interrupted = 1; });
-  std::signal(SIGTERM, [](int) { interrupted = 1; });
-  if (!s.resume.empty())
-    adopt(s, *train::read_run(s.resume).find("options"), s.resume + "/state.json");
-  check(s);
   std::unique_ptr<held_out> evaluation;
   if (s.train_data == "scenes")
     evaluation = std::make_unique<held_out_scenes>();
@@ -254,16 +264,23 @@ void train(Platform const& platform, settings s) {
   run_of_phases<Platform, T, tools::clip_kind>{platform, std::move(s), data, *evaluation}.run();
 }
 
-/// The precision is one of the command line's.
+/// A run from what the command line says, and the checkpoint that it names.
 template <class Platform>
-void train_on(Platform const& platform, settings const& s) {
+void train_on(Platform const& platform, settings s) {
+  std::signal(SIGINT, [](int) { interrupted = 1; });
+  std::signal(SIGTERM, [](int) { interrupted = 1; });
+  if (!s.resume.empty()) {
+    auto const run = train::read_run(s.resume);
+    auto const file = s.resume + "/state.json";
+    io::json_fields fields{run, file, "run"};
+    fields.object("options");
+    adopt(s, *run.find("options"), file);
+  }
+  check(s);
   if (s.precision == "fp32")
-    train<Platform, float>(platform, s);
+    train<Platform, float>(platform, std::move(s));
   else
-    train<Platform, bf16>(platform, s);
+    train<Platform, bf16>(platform, std::move(s));
 }
-
-/// Trains on the card that the settings name: in a build with CUDA train_cuda.cu, else train_no_cuda.cpp, which refuses.
-void train_on_cuda(settings const& s);
 
 }  // namespace train_tool

@@ -1,5 +1,6 @@
 // yoke-train in a build without CUDA.
-#include "train.hpp"
+#include "settings.hpp"
+#include <stdexcept>
 
 void train_tool::train_on_cuda(settings const& s) {
   throw std::runtime_error(

@@ -1,5 +1,6 @@
 // The trainer's contracts: stop and resume equals never stopped, N ranks equal one, a bad step is skipped, a steady
 // state allocates nothing.
+#include <yoke/contrastive/frozen.hpp>
 #include <yoke/contrastive/presets.hpp>
 #include <yoke/cpu/context.hpp>
 #include <yoke/data/loader.hpp>
@@ -7,6 +8,7 @@
 #include <yoke/parallel/solo.hpp>
 #include <yoke/parallel/threads.hpp>
 #include <yoke/train/checkpoint.hpp>
+#include <yoke/train/classification_trainer.hpp>
 #include <yoke/train/plan.hpp>
 #include <yoke/train/trainer.hpp>
 
@@ -260,6 +262,38 @@ TEST_CASE("a steady-state step allocates nothing") {
   for (auto policy : {rematerialize::nothing, rematerialize::blocks}) {
     check(float{}, 0, policy);
     check(bf16{}, 4, policy);
+  }
+}
+
+TEST_CASE("steady-state steps of phases image and text allocate nothing, with either optimiser") {
+  for (train::optimizer_options const optimizer : {train::optimizer_options{optim::adam_w_options{}},
+                                                   train::optimizer_options{optim::adafactor_w_options{}}}) {
+    parallel::solo alone;
+    cpu::context<float> device{mebibytes(64), mebibytes(16)};
+    auto const config = small(0.1f);
+    auto const b = one_batch();
+    std::vector<std::int32_t> const labels{0, 1, 2, 0, 1, 2, 0, 1};
+    parameter_list classes_list, texts_list;
+    scope const classes{classes_list}, texts{texts_list};
+    contrastive::image_classifier const classifier{
+        classes, towers::vit{classes / "image", config.image}, {.width = 12, .classes = 3}};
+    contrastive::dual_encoder const model{texts, contrastive::ready_embeddings{},
+                                          towers::text_transformer{texts / "text", config.text}, 12};
+    train::classification_trainer first{
+        device, alone, classifier, classes_list, {.micro_batch = 4, .optimizer = optimizer}};
+    train::trainer second{device, alone, model, texts_list, {.micro_batch = 4, .optimizer = optimizer}};
+    std::vector<float> const rows(8 * 12, 0.5f);
+    auto const steps = [&] {
+      for (int i = 0; i < 3; ++i) {
+        first.step(contrastive::pixel_batch{.pixels = b.images()}, {labels.data(), {{8}}});
+        second.step(contrastive::value_batch<float, 2>{{rows.data(), {{8, 12}}}},
+                    contrastive::caption_batch{{b.token_segments(), b.token_ids()}});
+      }
+    };
+    steps();
+    auto const before = allocations.load();
+    steps();
+    CHECK(allocations.load() == before);
   }
 }
 
