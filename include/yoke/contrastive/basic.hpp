@@ -78,7 +78,7 @@ inline std::optional<basic_config> basic_preset(std::string_view name) {
   if (name == "basic_cifar")  // attention on 8 x 8 and 4 x 4 tokens
     return small(
         {.stem_width = 32,
-         .stages = {{mbconv, 1, 32, 1}, {mbconv, 2, 96}, {attention, 2, 128, 1}, {attention, 2, 192}}},
+         .stages = {{mbconv, 2, 32, 1}, {mbconv, 3, 96}, {attention, 1, 128, 1}, {attention, 2, 192}}},
         {.vocabulary = 1024, .width = 128, .layers = 2, .heads = 4});
   if (name == "basic_tiny")  // with CoAtNet-6's and 7's two kinds of blocks at one resolution
     return small({.stem_width = 4,
