@@ -24,17 +24,15 @@ void fill_rows(device& c, A const* bias, view<Y, 2> d) {
          d.data);
 }
 
-/// The bias as cublasLt wants it, which is of the result's type and aligned: itself, or a copy in scratch memory.
+/// The bias as cublasLt wants it, which is of the result's type and aligned: itself, or a copy where there is room for it.
 /// A bf16 result's bias is rounded to bf16 therefore, where the CPU adds it in float.
 template <class Y, class A>
-Y const* bias_for_product(device& c, view<A const, 1> bias) {
+Y const* bias_for_product(device& c, view<A const, 1> bias, Y* room) {
   if constexpr (std::is_same_v<Y, A>)
     if (alignment_of(bias.data) >= 16)
       return bias.data;
-  auto const columns = bias.extent(0);
-  auto* const copy = c.scratch<Y>(columns);
-  fill_rows(c, bias.data, view<Y, 2>{copy, {{1, columns}}});
-  return copy;
+  fill_rows(c, bias.data, view<Y, 2>{room, {{1, bias.extent(0)}}});
+  return room;
 }
 
 template <class X>
@@ -74,26 +72,37 @@ void gemm(context<T>& c, transpose ta, transpose tb, view<X const, 2> a, view<X 
     detail::fill_rows(c, static_cast<accumulator_t<T> const*>(nullptr), d);
 }
 
-/// y (rows, out) = x (rows, in) w^T + bias; w (out, in), bias (out) or absent.
-template <class T>
-void linear_forward(context<T>& c, view<std::type_identity_t<T> const, 2> x,
-                    view<std::type_identity_t<T> const, 2> w,
-                    view<accumulator_t<std::type_identity_t<T>> const, 1> bias,
-                    view<std::type_identity_t<T>, 2> y) {
+namespace detail {
+
+/// linear_forward, with room for a copy of the bias.
+template <class T, class A = accumulator_t<T>>
+void linear_with_room(context<T>& c, view<T const, 2> x, view<T const, 2> w, view<A const, 1> bias,
+                      view<T, 2> y, T* room) {
   if (y.size() == 0)
     return;
   // cublasLt promises no bias with sums in double: there the product is added to it.
   constexpr bool bias_first = std::is_same_v<T, double>;
   bool const absent = bias.extent(0) == 0;
   if (x.size() == 0 || (bias_first && !absent))
-    detail::fill_rows(c, absent ? nullptr : bias.data, y);
+    fill_rows(c, absent ? nullptr : bias.data, y);
   if (x.size() == 0)
     return;
   T const* with = nullptr;
   if constexpr (!bias_first)
     if (!absent)
-      with = detail::bias_for_product<T>(c, bias);
-  detail::multiply(c, transpose::no, transpose::yes, x, w, with, y, bias_first && !absent);
+      with = bias_for_product(c, bias, room);
+  multiply(c, transpose::no, transpose::yes, x, w, with, y, bias_first && !absent);
+}
+
+}  // namespace detail
+
+/// y (rows, out) = x (rows, in) w^T + bias; w (out, in), bias (out) or absent.
+template <class T>
+void linear_forward(context<T>& c, view<std::type_identity_t<T> const, 2> x,
+                    view<std::type_identity_t<T> const, 2> w,
+                    view<accumulator_t<std::type_identity_t<T>> const, 1> bias,
+                    view<std::type_identity_t<T>, 2> y) {
+  detail::linear_with_room<T>(c, x, w, bias, y, c.template scratch<T>(bias.extent(0)));
 }
 
 }  // namespace yoke::cuda
