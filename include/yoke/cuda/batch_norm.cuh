@@ -137,13 +137,6 @@ static __global__ void __launch_bounds__(column_threads)
   }
 }
 
-/// Blocks for loops that go through all rows in strides of the grid.
-inline dim3 blocks_of_rows(device const& d, column_tiles const& tiles, extent_t rows) {
-  auto const most = std::max(1, d.processors() * 16 / tiles.tiles);
-  return dim3(static_cast<unsigned>(tiles.tiles),
-              static_cast<unsigned>(std::min<extent_t>((rows + tiles.rows - 1) / tiles.rows, most)));
-}
-
 }  // namespace detail
 
 /// y = f((x - mean) / sqrt(variance + epsilon) * gain + bias), column by column of x (rows, width).

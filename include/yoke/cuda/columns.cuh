@@ -21,6 +21,13 @@ struct column_tiles {
   }
 };
 
+/// Blocks for loops that go through all rows in strides of the grid.
+inline dim3 blocks_of_rows(device const& d, column_tiles const& tiles, extent_t rows) {
+  auto const most = std::max(1, d.processors() * 16 / tiles.tiles);
+  return dim3(static_cast<unsigned>(tiles.tiles),
+              static_cast<unsigned>(std::min<extent_t>((rows + tiles.rows - 1) / tiles.rows, most)));
+}
+
 /// A thread's place: the first of its columns, and its row among those that a block has at once.
 struct column_place {
   int column, row;
