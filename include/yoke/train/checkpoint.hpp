@@ -5,6 +5,7 @@
 #include <yoke/io/json_fields.hpp>
 #include <yoke/io/safetensors.hpp>
 #include <yoke/io/safetensors_writer.hpp>
+#include <yoke/nn/relative_table.hpp>
 #include <yoke/train/learner.hpp>
 #include <yoke/version.hpp>
 
@@ -82,6 +83,28 @@ void read_converted(io::safetensors_file const& file, std::string const& name, v
     convert_from(float{});  // any other type is refused
 }
 
+/// Whether a parameter is a table of relative positions for one grid and the tensor of the file one for another.
+inline bool is_table_of_another_grid(std::string_view name, std::vector<extent_t> const& shape,
+                                     std::vector<extent_t> const& in_file) {
+  return name.ends_with(".table") && shape.size() == 3 && in_file.size() == 3 && shape[0] == in_file[0] &&
+         (shape[1] != in_file[1] || shape[2] != in_file[2]) && in_file[1] % 2 == 1 && in_file[2] % 2 == 1;
+}
+
+/// Reads a table of relative positions and resizes it.
+template <class V>
+void read_resized(io::safetensors_file const& file, std::string const& name,
+                  std::vector<extent_t> const& shape, view<V, 1> to) {
+  using A = accumulator_t<V>;
+  auto const& in_file = file.at(name).shape;
+  yoke::shape<3> const old{{in_file[0], in_file[1], in_file[2]}};
+  std::vector<A> values(static_cast<std::size_t>(old.size()));
+  read_converted(file, name, view<A, 1>{values.data(), {{old.size()}}});
+  std::vector<A> resized(static_cast<std::size_t>(to.size()));
+  nn::resize_relative_table(view<A const, 3>{values.data(), old},
+                            view<A, 3>{resized.data(), {{shape[0], shape[1], shape[2]}}});
+  for (std::size_t i = 0; i < resized.size(); ++i) to.data[i] = static_cast<V>(resized[i]);
+}
+
 template <class Trainer, class More>
 auto parameters_of(Trainer& trainer, More const& more) {
   return [&](auto const& f) {
@@ -148,7 +171,8 @@ inline io::json read_run(std::string const& path) {
 
 /// Reads the parameters of a checkpoint into a parameter_store or frozen_parameters, for use, or for another phase of
 /// training. All of them, which must be all that the checkpoint has; or those whose names begin with `prefix`, such as
-/// "image.". Whichever of f32 and bf16 either side has.
+/// "image.". Whichever of f32 and bf16 either side has. Tables of relative positions (CoAtNet's) are resized where the
+/// model is for images of another size.
 template <class C, class Store>
 void load_parameters(std::string const& path, C& c, parameter_list const& list, Store& store,
                      std::string_view prefix = {}) {
@@ -162,15 +186,22 @@ void load_parameters(std::string const& path, C& c, parameter_list const& list, 
     });
   };
   each([&](std::string const& name, std::vector<extent_t> const& shape, auto) {
-    file.expect(name, file.at(name).type, shape);
+    auto const& saved = file.at(name);
+    if (!detail::is_table_of_another_grid(name, shape, saved.shape))
+      file.expect(name, saved.type, shape);
     ++wanted;
   });
   if (wanted == 0 || (prefix.empty() && file.tensors().size() != wanted))
     throw io::error(file_path, prefix,
                     "the file holds " + std::to_string(file.tensors().size()) + " tensors, the model " +
                         std::to_string(wanted));
-  each([&]<class V>(std::string const& name, std::vector<extent_t> const&, view<V, 1> values) {
-    write_from_host(c, values, [&](view<V, 1> v) { detail::read_converted(file, name, v); });
+  each([&]<class V>(std::string const& name, std::vector<extent_t> const& shape, view<V, 1> values) {
+    write_from_host(c, values, [&](view<V, 1> v) {
+      if (file.at(name).shape == shape)
+        detail::read_converted(file, name, v);
+      else
+        detail::read_resized(file, name, shape, v);
+    });
   });
   store.refresh(c);
 }
