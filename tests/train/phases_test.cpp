@@ -87,8 +87,7 @@ TEST_CASE("yoke-train stopped within and between phases and resumed is bitwise n
     REQUIRE(wanted.size() == steps);
     auto part = small_run(folder, name + "-parts");
     change(part);
-    for (auto const stop :
-         {3, 12, 17, 24, 26, 0}) {  // within image, at its end, within text, at its end, within both
+    for (auto const stop : stops) {
       part.stop_after = stop;
       run(part);
       part = {};  // all else is the checkpoint's
@@ -105,8 +104,8 @@ TEST_CASE("yoke-train stopped within and between phases and resumed is bitwise n
                         data_files::read(whole.out + "/checkpoint/" + file);
       CHECK(same);
     }
-    CHECK_THAT(data_files::read(whole.out + "/report.html"),
-               ContainsSubstring("The text tower learns beside it"));
+    CHECK(data_files::read(whole.out + "/report.html").find("The text tower learns beside it") !=
+          std::string::npos);
   };
   check("kept", {3, 12, 17, 24, 26, 0}, 30, [](auto&) {});
   check("embedded", {3, 12, 17, 36, 40, 0}, 48,
