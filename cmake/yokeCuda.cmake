@@ -19,8 +19,8 @@ if(NCCL_FOUND)
 endif()
 
 if(PROJECT_IS_TOP_LEVEL AND CUDAToolkit_NVCC_EXECUTABLE)
-  # For the card that is here. Without one yoke-train, which has every kernel, is compiled for all that Yoke knows, and
-  # tests, benchmarks and lessons for one, to see that they compile: they run nowhere else.
+  # For the card that is here. Without one the lesson is compiled for all that Yoke knows, and tests, benchmarks and
+  # yoke-train for one, to see that they compile: they run nowhere else.
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     execute_process(COMMAND nvidia-smi -L RESULT_VARIABLE no_card OUTPUT_QUIET ERROR_QUIET)
     if(no_card)
