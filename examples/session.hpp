@@ -188,6 +188,7 @@ class session {
         settings_.precision.c_str(), platform_.name().c_str(), static_cast<long long>(settings_.batch),
         static_cast<long long>(micro), static_cast<long long>(course_of(p).steps),
         train::readable_bytes(static_cast<double>(plan.total())).c_str());
+    std::fflush(stdout);
   }
 
   train::trainer_options trainer_options(phase p, extent_t micro) {
