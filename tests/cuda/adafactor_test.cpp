@@ -1,5 +1,5 @@
-// AdafactorW on the card against the CPU's, whole and factored: master values in accumulators and in bf16, which are rounded
-// by the same bits.
+// AdafactorW on the card against the CPU's, whole and factored: master values in accumulators and in bf16, which are
+// rounded by the same bits.
 #include <yoke/cpu/adafactor.hpp>
 #include <yoke/cuda/adafactor.cuh>
 

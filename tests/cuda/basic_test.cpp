@@ -1,5 +1,5 @@
-// A tiny BASIC on the card: a step is the CPU's with either norm, and with matrices in bf16 alone; micro-batches and what is
-// rematerialised change nothing; AdafactorW trains it as on the CPU.
+// A tiny BASIC on the card: a step is the CPU's with either norm, and with matrices in bf16 alone; micro-batches and
+// what is rematerialised change nothing; AdafactorW trains it as on the CPU.
 #include <yoke/contrastive/basic.hpp>
 #include <yoke/contrastive/contrastive_step.hpp>
 #include <yoke/contrastive/inputs.hpp>

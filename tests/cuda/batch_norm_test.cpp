@@ -1,5 +1,5 @@
-// Batch normalisation on the card against the CPU's: rows of all widths, columns far from 0, own statistics and constant
-// ones, each gradient wanted or not.
+// Batch normalisation on the card against the CPU's: rows of all widths, columns far from 0, own statistics and
+// constant ones, each gradient wanted or not.
 #include <yoke/cpu/batch_norm.hpp>
 #include <yoke/cuda/batch_norm.cuh>
 

@@ -1,5 +1,5 @@
-// Convolutions on the card against the CPU's: any window, with and without a bias, more lines than scratch memory takes at
-// once.
+// Convolutions on the card against the CPU's: any window, with and without a bias, more lines than scratch memory takes
+// at once.
 #include <yoke/cpu/convolution.hpp>
 #include <yoke/cuda/convolution.cuh>
 

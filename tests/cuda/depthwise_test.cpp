@@ -1,5 +1,5 @@
-// Depthwise convolutions on the card against the CPU's: windows that slide and any other, images smaller than the window,
-// unaligned addresses; gradients of weights have the same bits each time.
+// Depthwise convolutions on the card against the CPU's: windows that slide and any other, images smaller than the
+// window, unaligned addresses; gradients of weights have the same bits each time.
 #include <yoke/cpu/depthwise.hpp>
 #include <yoke/cuda/depthwise_weights.cuh>
 

@@ -1,5 +1,5 @@
-// Layer normalisation with an activation behind it on the card, against the CPU's: every activation, every kind of team,
-// each gradient wanted or not.
+// Layer normalisation with an activation behind it on the card, against the CPU's: every activation, every kind of
+// team, each gradient wanted or not.
 #include <yoke/cpu/normalize_activation.hpp>
 #include <yoke/cuda/layer_norm.cuh>
 

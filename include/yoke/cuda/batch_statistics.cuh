@@ -1,5 +1,5 @@
-// Mean and variance of the columns of rows: a few rows in registers at a time, merged so that nothing cancels however far
-// from 0 a column lies.
+// Mean and variance of the columns of rows: a few rows in registers at a time, merged so that nothing cancels however
+// far from 0 a column lies.
 #pragma once
 #include <yoke/cuda/columns.cuh>
 

@@ -1,5 +1,5 @@
-// Blocks of threads over rows of channels: side by side over columns, the rest over rows. What belongs to a column stays
-// in a thread's registers, and narrow rows leave no thread idle.
+// Blocks of threads over rows of channels: side by side over columns, the rest over rows. What belongs to a column
+// stays in a thread's registers, and narrow rows leave no thread idle.
 #pragma once
 #include <yoke/cuda/lines.cuh>
 

@@ -14,8 +14,8 @@ namespace yoke::cuda {
 
 namespace detail {
 
-/// Lines in equal chunks whose rows, `width` a line of `columns` numbers each, take no more memory than this, which fits
-/// into the second cache of large cards; by the shapes alone, so that sums have the same bits on every card.
+/// Lines in equal chunks whose rows, `width` a line of `columns` numbers each, take no more memory than this, which
+/// fits into the second cache of large cards; by the shapes alone, so that sums have the same bits on every card.
 struct line_chunks {
   static constexpr extent_t bytes = extent_t{32} << 20;
   extent_t lines, each;

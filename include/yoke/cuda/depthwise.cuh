@@ -1,5 +1,5 @@
-// Depthwise convolutions of images, each channel with a filter of its own: 3 x 3 by windows that slide through registers,
-// any other by plain loops.
+// Depthwise convolutions of images, each channel with a filter of its own: 3 x 3 by windows that slide through
+// registers, any other by plain loops.
 #pragma once
 #include <yoke/cuda/columns.cuh>
 #include <yoke/cuda/images.cuh>
@@ -101,7 +101,8 @@ static __global__ void __launch_bounds__(column_threads)
 }
 
 /// Along one axis, the taps that bring a place and the numbers under them together: tap first + i * step has number
-/// source + i * change, for i < count. Forward: a place of the output and pixels; else a pixel and places of the output.
+/// source + i * change, for i < count. Forward: a place of the output and pixels; else a pixel and places of the
+/// output.
 struct tap_run {
   int first, step, source, change, count;
 

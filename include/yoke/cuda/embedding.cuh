@@ -58,8 +58,8 @@ static __global__ void __launch_bounds__(segment_threads)
 }  // namespace detail
 
 /// y (rows, width) = table (vocabulary, width) at the rows' ids, plus positions (context, width) at
-/// their places in their segments; positions are optional. An id outside the vocabulary reads row 0, and the host's next
-/// read throws precondition_error.
+/// their places in their segments; positions are optional. An id outside the vocabulary reads row 0, and the host's
+/// next read throws precondition_error.
 template <class T>
 void embed_tokens(context<T>& c, segments const& segments, view<std::int32_t const, 1> ids,
                   view<std::type_identity_t<T> const, 2> table,

@@ -50,8 +50,8 @@ static __global__ void __launch_bounds__(column_threads)
   }
 }
 
-/// dx (null: not wanted), and the sums over the part's rows of x dy: a line of `sums` (segments, pieces, width; null: not
-/// wanted).
+/// dx (null: not wanted), and the sums over the part's rows of x dy: a line of `sums` (segments, pieces, width; null:
+/// not wanted).
 template <int N, class T>
 static __global__ void __launch_bounds__(column_threads)
     gate_backward_kernel(runs segments, column_tiles tiles, int each, T const* x, T const* z, T const* dy,

@@ -1,5 +1,5 @@
-// Kernels over images (batch, height, width, channels): a thread has a pack of channels of one pixel, in all images that
-// are its block's.
+// Kernels over images (batch, height, width, channels): a thread has a pack of channels of one pixel, in all images
+// that are its block's.
 #pragma once
 #include <yoke/core/kernels.hpp>
 #include <yoke/cuda/lines.cuh>

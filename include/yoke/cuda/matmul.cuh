@@ -24,8 +24,8 @@ void fill_rows(device& c, A const* bias, view<Y, 2> d) {
          d.data);
 }
 
-/// The bias as cublasLt wants it, which is of the result's type and aligned: itself, or a copy where there is room for it.
-/// A bf16 result's bias is rounded to bf16 therefore, where the CPU adds it in float.
+/// The bias as cublasLt wants it, which is of the result's type and aligned: itself, or a copy where there is room for
+/// it. A bf16 result's bias is rounded to bf16 therefore, where the CPU adds it in float.
 template <class Y, class A>
 Y const* bias_for_product(device& c, view<A const, 1> bias, Y* room) {
   if constexpr (std::is_same_v<Y, A>)

@@ -1,6 +1,6 @@
 // Sums of chosen rows, columns side by side: over the rows of each token id, and over the segments' rows at each place.
-// Rows are summed in pieces that depend on their number alone, so that a sum has the same bits every time. Where sums go to
-// elements they are rounded once.
+// Rows are summed in pieces that depend on their number alone, so that a sum has the same bits every time. Where sums
+// go to elements they are rounded once.
 #pragma once
 #include <yoke/cuda/columns.cuh>
 #include <yoke/cuda/lines.cuh>
@@ -58,7 +58,8 @@ __device__ inline void add_to(pack<A, N>& sum, pack<A, N> const& part) {
 }
 
 /// Adds each id's rows of `from` to its row of `to`, except those of a run of one id that has rows in another piece: a
-/// piece has two lines of `parts`, the sum of a run that began in an earlier piece, and of one that goes on in the next.
+/// piece has two lines of `parts`, the sum of a run that began in an earlier piece, and of one that goes on in the
+/// next.
 template <int N, class T, class W>
 static __global__ void __launch_bounds__(sum_threads)
     sum_ids_kernel(sorted_rows sorted, int rows, int tiles, T const* from, int width, accumulator_t<T>* parts,

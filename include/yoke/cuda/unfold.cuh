@@ -14,8 +14,8 @@ struct window_run {
 };
 
 /// Along one axis, the places of the input that are `phase` beyond a multiple of the stride: the taps that reach them,
-/// and where they come from. Tap first_tap + (run.count - 1 - k) * stride takes place run.first + p + k of the output to
-/// the p-th of these places.
+/// and where they come from. Tap first_tap + (run.count - 1 - k) * stride takes place run.first + p + k of the output
+/// to the p-th of these places.
 struct window_phase {
   int phase, first_tap, stride;
   window_run run;
