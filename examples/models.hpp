@@ -1,4 +1,5 @@
-// The two kinds of models that the tools know, CLIP's and BASIC's: how each is named, described in a checkpoint, and built.
+// The two kinds of models that the tools know, CLIP's and BASIC's: how each is named, described in a checkpoint, and
+// built.
 #pragma once
 #include <yoke/io/folder.hpp>
 #include <yoke/train/basic_model.hpp>

@@ -265,7 +265,8 @@ inline void adopt(settings& s, io::json const& saved, std::string const& file) {
   s.seed = f.required<std::uint64_t>("seed");
 }
 
-/// Trains on the card that the settings name: in a build with CUDA train_cuda.cu, else train_no_cuda.cpp, which refuses.
+/// Trains on the card that the settings name: in a build with CUDA train_cuda.cu, else train_no_cuda.cpp, which
+/// refuses.
 void train_on_cuda(settings const& s);
 
 }  // namespace train_tool

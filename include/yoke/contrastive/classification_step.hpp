@@ -39,10 +39,10 @@ struct classification_result {
   double accuracy = 0;  // the share of images whose class has the largest logit
 };
 
-/// Adds the gradients of the mean cross-entropy over all ranks' batches to the parameters' gradients; this rank's share,
-/// to be summed over ranks. `model` gives (batch, classes) logits and has the number of `classes`; `images` are a batch as
-/// in inputs.hpp, `labels` (batch), in the host's memory, are from 0 to classes - 1. Each micro-batch is run forward and
-/// back in one go: nothing is run twice.
+/// Adds the gradients of the mean cross-entropy over all ranks' batches to the parameters' gradients; this rank's
+/// share, to be summed over ranks. `model` gives (batch, classes) logits and has the number of `classes`; `images` are
+/// a batch as in inputs.hpp, `labels` (batch), in the host's memory, are from 0 to classes - 1. Each micro-batch is run
+/// forward and back in one go: nothing is run twice.
 template <class C, class Ranks, class Model, class Images>
 classification_result classification_step(C& c, Ranks& ranks, Model const& model, parameter_store<C>& store,
                                           Images const& given_images, view<std::int32_t const, 1> labels,

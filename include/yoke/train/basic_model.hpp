@@ -221,8 +221,8 @@ inline basic_description basic_description_from(io::json const& j, std::string c
   return d;
 }
 
-/// A preset by its name ("basic-s" is "basic_s"), or the file of that path, as a checkpoint's basic_config.json. io::error
-/// names what it knows.
+/// A preset by its name ("basic-s" is "basic_s"), or the file of that path, as a checkpoint's basic_config.json.
+/// io::error names what it knows.
 inline basic_description basic_model_description(std::string const& name_or_file) {
   auto name = name_or_file;
   std::replace(name.begin(), name.end(), '-', '_');

@@ -207,8 +207,8 @@ void load_parameters(std::string const& path, C& c, parameter_list const& list, 
 }
 
 /// Brings a trainer of the same model to where the checkpoint's was: the steps that follow are bitwise those that would
-/// have followed. `more` as for save_checkpoint; who owns those parameters refreshes their compute copy. Throws io::error,
-/// naming file, tensor and rule, before the trainer's counters change.
+/// have followed. `more` as for save_checkpoint; who owns those parameters refreshes their compute copy. Throws
+/// io::error, naming file, tensor and rule, before the trainer's counters change.
 template <class Trainer, class More = nothing_more>
 void load_checkpoint(std::string const& path, Trainer& trainer, More const& more = {}) {
   auto const folder = io::committed_folder(path);

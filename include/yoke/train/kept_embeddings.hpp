@@ -1,5 +1,5 @@
-// What a frozen tower makes of every image of a run, computed once: in memory for the steps, in a file for a run that is
-// resumed.
+// What a frozen tower makes of every image of a run, computed once: in memory for the steps, in a file for a run that
+// is resumed.
 #pragma once
 #include <yoke/contrastive/frozen.hpp>
 #include <yoke/core/random.hpp>

@@ -100,7 +100,8 @@ class learner {
             static_cast<std::uint64_t>(batch * ranks_->rank())};
   }
 
-  /// The end of a step whose loss, over all ranks, and gradients, this rank's share, are there: their sum, and an update.
+  /// The end of a step whose loss, over all ranks, and gradients, this rank's share, are there: their sum, and an
+  /// update.
   step_report learn(double loss) {
     auto& c = *context_;
     sum_over_ranks();

@@ -53,8 +53,8 @@ step_plan plan_classification(Model const& model, parameter_list const& list, pl
   });
 }
 
-/// The plan of a step of texts against a frozen image tower (phase 2), whose embeddings are kept, or computed in each step
-/// a micro-batch at a time.
+/// The plan of a step of texts against a frozen image tower (phase 2), whose embeddings are kept, or computed in each
+/// step a micro-batch at a time.
 template <element T, class Model, class Tower>
 step_plan plan_text_phase(Model const& model, parameter_list const& list, Tower const& frozen_tower,
                           parameter_list const& frozen_list, planned_step const& s, bool kept) {

@@ -16,9 +16,9 @@
 
 namespace yoke::train {
 
-/// A source whose samples have one class each, of `classes`, for phase 1. A sample without class, or with one that is not
-/// among them, is a bad sample. That the list of names suits the data is known before any work: of each rank's first
-/// `checked` samples some must have a class, and none another than those.
+/// A source whose samples have one class each, of `classes`, for phase 1. A sample without class, or with one that is
+/// not among them, is a bad sample. That the list of names suits the data is known before any work: of each rank's
+/// first `checked` samples some must have a class, and none another than those.
 template <data::source Source>
 class labelled {
  public:
@@ -97,8 +97,8 @@ class labelled<Source>::reader {
   labelled rules_;
 };
 
-/// The numbers of a source's samples: 0, 1, … in the source's own order, each found by the sample's names (file and key).
-/// A name that comes again is the same sample again, as in a mixture whose smaller source has to be repeated.
+/// The numbers of a source's samples: 0, 1, … in the source's own order, each found by the sample's names (file and
+/// key). A name that comes again is the same sample again, as in a mixture whose smaller source has to be repeated.
 class sample_numbers {
  public:
   template <data::source Source>
