@@ -4,6 +4,10 @@
 #include "on_cpu.hpp"
 #include <CLI/CLI.hpp>
 
+// In train_fp32.cpp, so that two compilers share the work.
+extern template void train_tool::train<train_tool::on_cpu, float>(train_tool::on_cpu const&,
+                                                                  train_tool::settings);
+
 namespace {
 
 void add_options(CLI::App& app, train_tool::settings& s) {
