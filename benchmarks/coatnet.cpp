@@ -88,7 +88,7 @@ void run(std::map<std::string, std::string> const& words, std::string const& mod
     throw std::runtime_error("the loss does not fall");
   auto const peak = std::max(peak_before, bench::gemm_peak<bf16>());
   auto const flops = 2.0 * static_cast<double>(plan.multiply_adds);
-  bench::report("CoAtNet-0 at 224, batch " + std::to_string(batch), mode,
+  bench::report("CoAtNet-0 at 224, " + words.at("norm") + " norm, batch " + std::to_string(batch), mode,
                 static_cast<double>(batch) / seconds, "images/s", flops / seconds / 1e9 / peak,
                 R"("gflop_an_image": )" + std::to_string(flops / 1e9 / static_cast<double>(batch)) +
                     R"(, "memory_gb": )" + std::to_string(bench::most_memory()));
@@ -108,7 +108,7 @@ int main(int count, char** arguments) {
             "usage: coatnet [batch=16] [norm=layer|batch] [stride=expand|depthwise] [remat=…]");
       words[word.substr(0, cut)] = word.substr(cut + 1);
     }
-    auto const mode = "bf16, " + words["norm"] + " norm, stride in " + words["stride"] +
+    auto const mode = "bf16, stride in " + words["stride"] +
                       (words["remat"] == "nothing" ? "" : ", rematerialised: " + words["remat"]);
     if (words["norm"] == "batch")
       run<nn::batch_norm>(words, mode);
