@@ -253,14 +253,8 @@ void train(Platform const& platform, settings s) {
   auto const checkpoint = s.resume.empty() ? s.init : s.resume;
   auto const basic =
       checkpoint.empty() ? tools::names_basic(s.model) : tools::holds_basic(io::committed_folder(checkpoint));
-  using context_type = typename Platform::template context<T>;
-  if constexpr (yoke::detail::image_kernels<context_type> &&
-                yoke::detail::activated_norm_kernels<context_type>) {
-    if (basic)
-      return run_of_phases<Platform, T, tools::basic_kind>{platform, std::move(s), data, *evaluation}.run();
-  }
   if (basic)
-    throw std::runtime_error(s.model + ": " + platform.name() + " has no kernels for convolutional towers");
+    return run_of_phases<Platform, T, tools::basic_kind>{platform, std::move(s), data, *evaluation}.run();
   run_of_phases<Platform, T, tools::clip_kind>{platform, std::move(s), data, *evaluation}.run();
 }
 

@@ -205,8 +205,9 @@ concept adafactor_kernels = requires(sample_arguments<C> x, adafactor_coefficien
 /// A context with every kernel that the library's ops, losses and optimisers call.
 template <class C>
 concept backend = context<C> && detail::matrix_kernels<C> && detail::pointwise_kernels<C> &&
-    detail::normalization_kernels<C> && detail::token_kernels<C> && detail::optimizer_kernels<C> &&
-    detail::host_copies<C>;
+    detail::normalization_kernels<C> && detail::activated_norm_kernels<C> && detail::token_kernels<C> &&
+    detail::image_kernels<C> && detail::classification_kernels<C> && detail::optimizer_kernels<C> &&
+    detail::adafactor_kernels<C> && detail::host_copies<C>;
 
 /// A tensor on the context's activation stack, uninitialised.
 template <class T, int Rank, class C>

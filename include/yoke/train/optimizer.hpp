@@ -14,12 +14,11 @@ namespace yoke::train {
 using optimizer_options = std::variant<optim::adam_w_options, optim::adafactor_w_options>;
 
 /// The optimiser that the options name, with the interface of each. Contexts that keep master values in bf16
-/// (yoke::compact) take AdafactorW alone, since AdamW would lose its small steps there; a context without AdafactorW's
-/// kernels takes AdamW. Anything else is refused before memory is taken.
+/// (yoke::compact) take AdafactorW alone, since AdamW would lose its small steps there: it is refused before memory is
+/// taken.
 template <class C>
 class optimizer {
   static constexpr bool has_adam_w = !parameter_store<C>::block::apart;
-  static constexpr bool has_adafactor_w = yoke::detail::adafactor_kernels<C>;
 
  public:
   optimizer(C& c, parameter_list const& list, optimizer_options const& options)
@@ -47,13 +46,10 @@ class optimizer {
   static auto choose(C& c, parameter_list const& list, optimizer_options const& options) {
     auto const* const adam_w = std::get_if<optim::adam_w_options>(&options);
     auto const* const adafactor_w = std::get_if<optim::adafactor_w_options>(&options);
-    if constexpr (has_adam_w && has_adafactor_w) {
+    if constexpr (has_adam_w) {
       using either = std::variant<optim::adam_w<C>, optim::adafactor_w<C>>;
       return adam_w != nullptr ? either{std::in_place_index<0>, c, list, *adam_w}
                                : either{std::in_place_index<1>, c, list, *adafactor_w};
-    } else if constexpr (has_adam_w) {
-      expects(adam_w != nullptr, "optimizer: this context has no kernels of AdafactorW; it takes AdamW");
-      return std::variant<optim::adam_w<C>>{std::in_place_index<0>, c, list, *adam_w};
     } else {
       expects(adafactor_w != nullptr,
               "optimizer: AdamW keeps master values in float; a compact context takes AdafactorW");
