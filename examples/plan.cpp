@@ -124,14 +124,7 @@ void plan(settings const& s, Model const& model, parameter_list const& list, tow
   j["rematerialize"] = std::string(train::name_of(chosen.remat));
   if (budget > 0) {
     step.step.micro_batch = 0;
-    auto most = chosen.micro_batch;
-    for (auto const micro : train::possible_micro_batches(step.batch)) {
-      step.step.micro_batch = micro;
-      if (train::plan_step<T>(model, list, step).total() <= budget) {
-        most = micro;
-        break;
-      }
-    }
+    auto const most = train::fit_step<T>(model, list, step, budget, chosen.remat).micro_batch;
     j["budget"] = budget;
     j["largest_micro_batch"] = most;
     if (s.json != "-")

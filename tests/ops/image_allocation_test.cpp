@@ -8,49 +8,15 @@
 #include <yoke/ops/relative_bias.hpp>
 #include <yoke/ops/window_pool.hpp>
 
-#include <atomic>
+#include "allocations.hpp"
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
-#include <cstdlib>
-#include <new>
 #include <vector>
-
-namespace {
-std::atomic<long> allocations{0};
-}
-
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  ++allocations;
-  if (auto* const p = std::malloc(bytes == 0 ? 1 : bytes))
-    return p;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  ++allocations;
-  auto const a = static_cast<std::size_t>(alignment);
-  if (auto* const p = std::aligned_alloc(a, (bytes + a - 1) / a * a))
-    return p;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* p) noexcept {
-  std::free(p);
-}
-[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept {
-  std::free(p);
-}
-[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept {
-  std::free(p);
-}
-[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept {
-  std::free(p);
-}
 
 using namespace yoke;
 
 TEST_CASE("allocations are counted") {
-  auto const before = allocations.load();
-  ::operator delete(::operator new(100));
-  CHECK(allocations.load() == before + 1);
+  CHECK(allocations_of([] { ::operator delete(::operator new(100)); }) == 1);
 }
 
 TEMPLATE_TEST_CASE("the ops of images allocate nothing the second time", "", double, float, bf16) {
@@ -75,8 +41,7 @@ TEMPLATE_TEST_CASE("the ops of images allocate nothing the second time", "", dou
   };
   auto const x = images(1, {{2, 8, 12, 40}}), z = images(3, {{1, 1, 2, 40}}),
              dbias = images(4, {{1, 3, 20, 20}});
-  auto const counted = [&] {
-    auto const before = allocations.load();
+  auto const pass = [&] {
     arena_scope const scratch{c.memory};
     tape<C> t{c, store.views()};
     auto y = ops::layer_norm_activation(t, t.variable(x), gain, bias, activation::gelu);
@@ -92,8 +57,6 @@ TEMPLATE_TEST_CASE("the ops of images allocate nothing the second time", "", dou
     tape<C> second{c, store.views()};
     second.backward(ops::relative_bias(second, table, grid{4, 5}),
                     view<T const, 3>{dbias.data, {{3, 20, 20}}});
-    return allocations.load() - before;
   };
-  counted();
-  CHECK(counted() == 0);
+  CHECK(allocations_of(pass) == 0);
 }

@@ -12,43 +12,16 @@
 #include <yoke/train/plan.hpp>
 #include <yoke/train/trainer.hpp>
 
-#include <atomic>
+#include "allocations.hpp"
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/matchers/catch_matchers_exception.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
-#include <cstdlib>
-#include <cstring>
-#include <dlfcn.h>
 #include <filesystem>
 #include <fstream>
 #include <limits>
-#include <new>
 #include <stdlib.h>
 #include <string>
 #include <vector>
-
-#pragma GCC diagnostic ignored "-Wmismatched-new-delete"  // g++ 12 sees through one of the pair only
-
-namespace {
-std::atomic<long> allocations{0};
-}
-
-// Counts what any thread takes from the heap, but for oneDNN: each of its executions builds a small map of arguments.
-void* operator new(std::size_t n) {
-  Dl_info caller{};
-  bool const known = dladdr(__builtin_return_address(0), &caller) != 0 && caller.dli_fname != nullptr;
-  if (!known || std::strstr(caller.dli_fname, "libdnnl") == nullptr)
-    ++allocations;
-  if (void* p = std::malloc(n))
-    return p;
-  throw std::bad_alloc();
-}
-void operator delete(void* p) noexcept {
-  std::free(p);
-}
-void operator delete(void* p, std::size_t) noexcept {
-  std::free(p);
-}
 
 using namespace yoke;
 
