@@ -30,15 +30,52 @@ struct statistic {
 /// Whether an optimiser's weight decay applies to a matrix; it never does to vectors and scalars.
 enum class weight_decay { no, yes };
 
+/// Which of how many shares of its sharded parameters a rank holds: its place on the model axis of a mesh.
+struct model_share {
+  int rank = 0;
+  int ranks = 1;
+};
+
+/// How a parameter is cut into shares: along an axis, each of `groups` equal runs for itself. The rows of a matrix for
+/// queries, keys and values are three groups: each share has some heads of each. axis -1: not at all.
+struct cut {
+  int axis = -1;
+  extent_t groups = 1;
+};
+
 /// What a checkpoint, an optimiser and an initialiser know of a parameter.
 struct parameter_info {
   std::string name;
   extent_t offset = 0;
-  std::vector<extent_t> shape;
+  std::vector<extent_t> shape;  // of what this rank holds
   float mean = 0;
   float deviation = 0;  // 0: the constant `mean`
   bool decays = false;
   extent_t vector_offset = 0;
+  yoke::cut cut{};      // axis -1 also where one rank holds all
+  model_share share{};  // of which the parameter is, where it is cut
+
+  bool is_sharded() const { return cut.axis >= 0; }
+  /// The shape of the whole parameter.
+  std::vector<extent_t> whole() const {
+    auto s = shape;
+    if (is_sharded())
+      s[static_cast<std::size_t>(cut.axis)] *= share.ranks;
+    return s;
+  }
+  /// Calls f(first element in the whole, first element here, elements) for each run of elements that lie side by side
+  /// in both, in their order.
+  template <class F>
+  void for_each_run_of_whole(F const& f) const {
+    if (!is_sharded())
+      return f(extent_t{0}, extent_t{0}, size());
+    auto const axis = static_cast<std::size_t>(cut.axis);
+    extent_t outer = cut.groups, inner = 1;
+    for (std::size_t i = 0; i < axis; ++i) outer *= shape[i];
+    for (std::size_t i = axis + 1; i < shape.size(); ++i) inner *= shape[i];
+    auto const run = shape[axis] / cut.groups * inner;
+    for (extent_t o = 0; o < outer; ++o) f((o * share.ranks + share.rank) * run, o * run, run);
+  }
 
   extent_t size() const {
     extent_t n = 1;
@@ -61,18 +98,32 @@ struct statistic_info {
 /// Collects the parameters of a model while it is constructed.
 class parameter_list {
  public:
+  parameter_list() = default;
+  /// Of one rank among those that share a model. Every rank constructs the same model on a list of its own.
+  explicit parameter_list(model_share share) : share_{share} {
+    expects(share.ranks > 0 && share.rank >= 0 && share.rank < share.ranks,
+            "parameter_list: a rank is below the number of ranks");
+  }
+
+  /// `s` is the shape of the whole; the handle has that of this rank's share.
   template <int Rank>
   parameter<Rank> add(std::string name, shape<Rank> s, float mean, float deviation,
-                      weight_decay decay = weight_decay::yes) {
+                      weight_decay decay = weight_decay::yes, cut how = {}) {
     check(name, s);
+    if (share_.ranks == 1)
+      how = {};
+    if (how.axis >= 0)
+      s[static_cast<std::size_t>(how.axis)] = part_of(name, s, how);
     parameter<Rank> const p{elements_, s, Rank == 1 ? vector_elements_ : 0};
-    infos_.push_back({std::move(name),
-                      p.offset,
-                      {s.begin(), s.end()},
-                      mean,
-                      deviation,
-                      Rank >= 2 && decay == weight_decay::yes,
-                      p.vector_offset});
+    infos_.push_back({.name = std::move(name),
+                      .offset = p.offset,
+                      .shape = {s.begin(), s.end()},
+                      .mean = mean,
+                      .deviation = deviation,
+                      .decays = Rank >= 2 && decay == weight_decay::yes,
+                      .vector_offset = p.vector_offset,
+                      .cut = how,
+                      .share = how.axis >= 0 ? share_ : model_share{}});
     elements_ += padded(s.size());
     if constexpr (Rank < 2)
       vector_elements_ += padded(s.size());
@@ -90,12 +141,13 @@ class parameter_list {
     return handle;
   }
 
+  model_share share() const { return share_; }
   /// Elements of a flat block: every parameter begins at a multiple of 32 elements.
   extent_t elements() const { return elements_; }
   /// Elements of a block of vectors and scalars alone.
   extent_t vector_elements() const { return vector_elements_; }
   extent_t statistic_elements() const { return statistic_elements_; }
-  /// Learned numbers, without the padding between them.
+  /// Learned numbers that this rank holds, without the padding between them.
   extent_t count() const { return count_; }
   std::vector<parameter_info> const& infos() const { return infos_; }
   std::vector<statistic_info> const& statistics() const { return statistics_; }
@@ -119,6 +171,19 @@ class parameter_list {
     expects(!used, [&] { return "parameter name '" + name + "' is used once"; });
   }
 
+  /// What a rank has of the axis that is cut.
+  template <int Rank>
+  extent_t part_of(std::string const& name, shape<Rank> s, cut how) const {
+    auto const extent = s[static_cast<std::size_t>(how.axis)];
+    expects(how.axis < Rank && how.groups > 0 && extent % (how.groups * share_.ranks) == 0, [&] {
+      return "parameter '" + name + "': its extent " + std::to_string(extent) +
+             (how.groups > 1 ? " in " + std::to_string(how.groups) + " groups" : std::string{}) +
+             " is shared out evenly among the " + std::to_string(share_.ranks) + " ranks of the model axis";
+    });
+    return extent / share_.ranks;
+  }
+
+  model_share share_{};
   std::vector<parameter_info> infos_;
   std::vector<statistic_info> statistics_;
   extent_t elements_ = 0, vector_elements_ = 0, statistic_elements_ = 0, count_ = 0;
@@ -134,16 +199,18 @@ class scope {
   }
   scope operator/(extent_t i) const { return *this / std::string_view{std::to_string(i)}; }
 
-  /// Normal with mean 0 and the given deviation.
+  /// Normal with mean 0 and the given deviation. `s` is the shape of the whole, whatever the cut.
   template <int Rank>
   parameter<Rank> weight(std::string_view name, shape<Rank> s, float deviation,
-                         weight_decay decay = weight_decay::yes) const {
-    return list_->add((*this / name).path_, s, 0, deviation, decay);
+                         weight_decay decay = weight_decay::yes, cut how = {}) const {
+    return list_->add((*this / name).path_, s, 0, deviation, decay, how);
   }
   template <int Rank>
-  parameter<Rank> constant(std::string_view name, shape<Rank> s, float value) const {
-    return list_->add((*this / name).path_, s, value, 0);
+  parameter<Rank> constant(std::string_view name, shape<Rank> s, float value, cut how = {}) const {
+    return list_->add((*this / name).path_, s, value, 0, weight_decay::yes, how);
   }
+  /// Among how many ranks the model's sharded parameters are shared out.
+  int model_ranks() const { return list_->share().ranks; }
   /// A running value, `initial` at first, of which each step's observations become the share `momentum`.
   template <int Rank>
   yoke::statistic<Rank> statistic(std::string_view name, shape<Rank> s, float initial,

@@ -168,14 +168,19 @@ class parameter_store {
 
 namespace detail {
 
-/// Values from a sequence keyed by (seed, the parameter's name), so that they do not depend on what else the model has.
+/// Values from a sequence keyed by (seed, the parameter's name), so that they do not depend on what else the model has;
+/// of a share, those that the whole has there.
 template <class V>
 void draw_initial(parameter_info const& p, std::uint64_t seed, view<V, 1> to) {
   using A = accumulator_t<V>;
-  random_sequence random{seed, hash(p.name)};
-  for (extent_t i = 0; i < to.size(); ++i)
-    to.data[i] =
-        static_cast<V>(static_cast<A>(p.deviation == 0 ? p.mean : p.mean + p.deviation * random.normal()));
+  if (p.deviation == 0)
+    return std::fill_n(to.data, to.size(), static_cast<V>(static_cast<A>(p.mean)));
+  auto const stream = hash(p.name);
+  p.for_each_run_of_whole([&](extent_t whole, extent_t here, extent_t n) {
+    random_sequence random{seed, stream, static_cast<std::uint64_t>(whole)};
+    for (extent_t i = here; i < here + n; ++i)
+      to.data[i] = static_cast<V>(static_cast<A>(p.mean + p.deviation * random.normal()));
+  });
 }
 
 /// Calls f(i) for all i < n: by threads of the host, one for each core.

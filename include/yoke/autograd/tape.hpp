@@ -2,6 +2,7 @@
 // and the activations' gradients; it knows no operation.
 #pragma once
 #include <yoke/autograd/parameter_store.hpp>
+#include <yoke/parallel/any.hpp>
 
 #include <cstddef>
 #include <tuple>
@@ -90,6 +91,8 @@ struct tape_options {
   bool training = true;  // dropout and stochastic depth are active
   random_key random{};
   rematerialize remat = rematerialize::nothing;  // at least; a model may ask for less to be kept
+  parallel::any* model_axis =
+      nullptr;  // the ranks among which sharded parameters are shared out; null: there are none
   detail::journal* journal = nullptr;
 };
 

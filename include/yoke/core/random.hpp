@@ -64,7 +64,9 @@ struct random_key {
 /// weights.
 class random_sequence {
  public:
-  explicit random_sequence(std::uint64_t key, std::uint64_t stream = 0) : key_{key}, stream_{stream} {}
+  /// Begins `normals` calls of normal() further on: each takes one block of the generator.
+  explicit random_sequence(std::uint64_t key, std::uint64_t stream = 0, std::uint64_t normals = 0)
+      : key_{key}, stream_{stream}, block_{normals} {}
 
   std::uint32_t bits() {
     if (next_ == 4)
@@ -99,7 +101,7 @@ class random_sequence {
     next_ = 0;
   }
 
-  std::uint64_t key_, stream_, block_ = 0;
+  std::uint64_t key_, stream_, block_;
   std::array<std::uint32_t, 4> words_{};
   std::size_t next_ = 4;
 };

@@ -3,9 +3,12 @@
 #pragma once
 #include <yoke/core/errors.hpp>
 #include <yoke/core/expects.hpp>
+#include <yoke/core/numeric.hpp>
 #include <yoke/core/tensor.hpp>
+#include <yoke/parallel/traffic.hpp>
 
 #include <concepts>
+#include <span>
 #include <type_traits>
 
 namespace yoke::parallel {
@@ -15,28 +18,32 @@ enum class reduction { sum, maximum };
 
 namespace detail {
 
-/// Elements that may be sent; bf16 and integers can be copied but not summed.
+/// Elements that may be sent; integers can be copied but not summed.
 template <class From, class To>
 concept copies_to = std::same_as<std::remove_const_t<From>, To> && std::is_trivially_copyable_v<To>;
 template <class From, class To>
-concept sums_to = copies_to<From, To> && std::floating_point<To>;
+concept sums_to = copies_to<From, To> && element<To>;
 
 }  // namespace detail
 
 /// Every rank calls the same collectives in the same order with the same sizes. Tensors of any rank
-/// are taken as flat runs of float or double; sums add the ranks in one fixed order, so a repeated
-/// run gives the same bits, and every rank gets the same result. A peer that is missing, has failed
-/// or disagrees ends in parallel::error on the others.
+/// are taken as flat runs of float, double or bf16; sums add the ranks in one fixed order, so a repeated
+/// run gives the same bits, and every rank gets the same result; those of bf16 are taken in float and
+/// rounded once. A peer that is missing, has failed or disagrees ends in parallel::error on the others.
 ///
 ///   all_gather(c, mine, all)               all = the ranks' `mine`, one after the other
 ///   reduce_scatter(c, all, mine)           mine = this rank's part of the sum of the ranks' `all`
 ///   all_reduce(c, buffer[, reduction])     buffer = the ranks' sum or maximum
 ///   broadcast(c, buffer, root)             buffer = the root's
 ///   exchange(c, to, send, from, receive)   receive = what rank `from` sent; `send` goes to `to`
+///   all_gather_parts(c, buffer, begins)    elements [begins[r], begins[r + 1]) become those of rank r, for every r;
+///                                          `begins` has size() + 1 numbers, none below the one before it
 ///   barrier(c)                             returns when every rank has called it
+///   split(c, color)                        ranks of one color form a communicator, in the order of their ranks
+///   c.traffic()                            what this rank has sent
 template <class C>
 concept communicator = requires(C& c, view<float const, 2> mine, view<float, 2> all, view<double, 1> buffer,
-                                reduction how, int peer) {
+                                reduction how, int peer, std::span<extent_t const> begins) {
   { c.rank() } -> std::same_as<int>;  // 0 … size() - 1
   { c.size() } -> std::same_as<int>;
   all_gather(c, mine, all);
@@ -45,7 +52,23 @@ concept communicator = requires(C& c, view<float const, 2> mine, view<float, 2> 
   all_reduce(c, buffer, how);
   broadcast(c, buffer, peer);
   exchange(c, peer, mine, peer, all);
+  all_gather_parts(c, buffer, begins);
   barrier(c);
+  { split(c, peer) } -> std::same_as<C>;
+  { c.traffic() } -> std::convertible_to<traffic>;
 };
+
+namespace detail {
+
+/// What every all_gather_parts demands.
+inline void expect_parts(std::span<extent_t const> begins, int ranks, extent_t elements) {
+  bool right = begins.size() == static_cast<std::size_t>(ranks) + 1 && begins.front() >= 0 &&
+               begins.back() <= elements;
+  for (std::size_t i = 1; right && i < begins.size(); ++i) right = begins[i - 1] <= begins[i];
+  expects(right,
+          "all_gather_parts: a beginning for each rank's part and an end, in order and within the buffer");
+}
+
+}  // namespace detail
 
 }  // namespace yoke::parallel

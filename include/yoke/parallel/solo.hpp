@@ -11,6 +11,7 @@ namespace yoke::parallel {
 struct solo {
   constexpr int rank() const { return 0; }
   constexpr int size() const { return 1; }
+  constexpr parallel::traffic traffic() const { return {}; }
 };
 
 namespace detail {
@@ -49,7 +50,16 @@ void exchange(solo&, int to, view<T, R> send, int from, view<U, S> receive) {
   detail::copy_all(send, receive);
 }
 
+template <class T, int R>
+void all_gather_parts(solo&, view<T, R> buffer, std::span<extent_t const> begins) {
+  detail::expect_parts(begins, 1, buffer.size());
+}
+
 inline void barrier(solo&) {}
+
+inline solo split(solo&, int) {
+  return {};
+}
 
 static_assert(communicator<solo>);
 

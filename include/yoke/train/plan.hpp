@@ -84,7 +84,7 @@ step_plan plan_on(Model const& model, parameter_list const& list, planned_step c
   plan.activations = c.memory.peak();
   plan.gradients = c.gradient_memory.peak();
   plan.multiply_adds = c.multiply_adds;
-  plan.sent = ranks.sent;
+  plan.sent = ranks.traffic().bytes;
   return plan;
 }
 
