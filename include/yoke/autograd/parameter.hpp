@@ -43,20 +43,20 @@ struct cut {
   extent_t groups = 1;
 };
 
-/// What a checkpoint, an optimiser and an initialiser know of a parameter.
-struct parameter_info {
+/// A tensor by name, of which this rank may hold a share.
+struct tensor_place {
   std::string name;
-  extent_t offset = 0;
   std::vector<extent_t> shape;  // of what this rank holds
-  float mean = 0;
-  float deviation = 0;  // 0: the constant `mean`
-  bool decays = false;
-  extent_t vector_offset = 0;
-  yoke::cut cut{};      // axis -1 also where one rank holds all
-  model_share share{};  // of which the parameter is, where it is cut
+  yoke::cut cut{};              // axis -1 also where one rank holds all
+  model_share share{};          // of which the tensor is, where it is cut
 
+  extent_t size() const {
+    extent_t n = 1;
+    for (auto d : shape) n *= d;
+    return n;
+  }
   bool is_sharded() const { return cut.axis >= 0; }
-  /// The shape of the whole parameter.
+  /// The shape of the whole.
   std::vector<extent_t> whole() const {
     auto s = shape;
     if (is_sharded())
@@ -67,8 +67,10 @@ struct parameter_info {
   /// in both, in their order.
   template <class F>
   void for_each_run_of_whole(F const& f) const {
-    if (!is_sharded())
-      return f(extent_t{0}, extent_t{0}, size());
+    if (!is_sharded()) {
+      f(extent_t{0}, extent_t{0}, size());
+      return;
+    }
     auto const axis = static_cast<std::size_t>(cut.axis);
     extent_t outer = cut.groups, inner = 1;
     for (std::size_t i = 0; i < axis; ++i) outer *= shape[i];
@@ -76,12 +78,16 @@ struct parameter_info {
     auto const run = shape[axis] / cut.groups * inner;
     for (extent_t o = 0; o < outer; ++o) f((o * share.ranks + share.rank) * run, o * run, run);
   }
+};
 
-  extent_t size() const {
-    extent_t n = 1;
-    for (auto d : shape) n *= d;
-    return n;
-  }
+/// What a checkpoint, an optimiser and an initialiser know of a parameter.
+struct parameter_info : tensor_place {
+  extent_t offset = 0;
+  float mean = 0;
+  float deviation = 0;  // 0: the constant `mean`
+  bool decays = false;
+  extent_t vector_offset = 0;
+
   bool is_matrix() const { return shape.size() >= 2; }
 };
 
@@ -115,15 +121,12 @@ class parameter_list {
     if (how.axis >= 0)
       s[static_cast<std::size_t>(how.axis)] = part_of(name, s, how);
     parameter<Rank> const p{elements_, s, Rank == 1 ? vector_elements_ : 0};
-    infos_.push_back({.name = std::move(name),
-                      .offset = p.offset,
-                      .shape = {s.begin(), s.end()},
-                      .mean = mean,
-                      .deviation = deviation,
-                      .decays = Rank >= 2 && decay == weight_decay::yes,
-                      .vector_offset = p.vector_offset,
-                      .cut = how,
-                      .share = how.axis >= 0 ? share_ : model_share{}});
+    infos_.push_back({{std::move(name), {s.begin(), s.end()}, how, how.axis >= 0 ? share_ : model_share{}},
+                      p.offset,
+                      mean,
+                      deviation,
+                      Rank >= 2 && decay == weight_decay::yes,
+                      p.vector_offset});
     elements_ += padded(s.size());
     if constexpr (Rank < 2)
       vector_elements_ += padded(s.size());
