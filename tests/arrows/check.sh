@@ -13,7 +13,7 @@ awk '
     below["cpu"] = below["dry"] = "core"
     below["autograd"] = "core parallel"
     below["cuda"] = "core parallel"
-    below["optim"] = "core autograd"
+    below["optim"] = "core autograd parallel"
     below["ops"] = "core autograd parallel"
     below["nn"] = "core autograd ops parallel"
     below["towers"] = "core autograd ops nn parallel"

@@ -246,7 +246,7 @@ TEMPLATE_TEST_CASE("AdafactorW is the same for any number of threads, and contin
 
   training<TestType> other{1};  // the seed is of the rounding of bf16 master values alone
   for (int t = 1; t <= 6; ++t) other.step(t);
-  CHECK((other.bits() == bits) == !parameter_store<TestType>::block::apart);
+  CHECK((other.bits() == bits) == !parameter_store<TestType>::block::two_types);
 }
 
 TEST_CASE("matrices are factored where both axes are long") {

@@ -6,6 +6,17 @@
 
 namespace yoke {
 
+/// Which elements of a flat block are there: [begin, end) of it, and vectors either in their places or in a run of their
+/// own, which is always whole.
+struct block_layout {
+  extent_t begin = 0, end = 0;
+  bool vectors_apart = false;
+
+  bool holds(parameter_info const& p) const {
+    return (vectors_apart && !p.is_matrix()) || (p.offset >= begin && p.offset < end);
+  }
+};
+
 /// Each parameter has one owner on the data axis, which keeps its optimiser state and, where matrices have a compute copy,
 /// its master values (Rajbhandari et al., "ZeRO", arXiv 1910.02054, stages 1 and the master values). Owners have
 /// neighbours of about equal sizes together: of n parameters at least a rank, if there are as many ranks, owns one.
@@ -20,7 +31,7 @@ class ownership {
     int owner = 0;
     begins_.assign(1, 0);
     for (auto const& p : list.infos()) {
-      // A parameter is its whose share of all elements the parameter's middle lies in.
+      // Whose share of all elements a parameter's middle lies in.
       auto const middle = before + p.size() / 2;
       while (owner + 1 < ranks && middle >= list.count() * (owner + 1) / ranks) {
         ++owner;
@@ -39,8 +50,13 @@ class ownership {
   bool mine(std::size_t parameter) const { return owners_[parameter] == rank_; }
   /// Elements of flat blocks: rank r owns [begins()[r], begins()[r + 1]), padding included.
   std::vector<extent_t> const& begins() const { return begins_; }
-  extent_t begin() const { return begins_[static_cast<std::size_t>(rank_)]; }
-  extent_t end() const { return begins_[static_cast<std::size_t>(rank_) + 1]; }
+  /// Of a block of which every rank holds what it owns, and all vectors if they are apart.
+  block_layout owned(bool vectors_apart) const {
+    auto const r = static_cast<std::size_t>(rank_);
+    return {begins_[r], begins_[r + 1], vectors_apart};
+  }
+  /// Of a block that is whole.
+  block_layout whole(bool vectors_apart) const { return {0, begins_.back(), vectors_apart}; }
 
  private:
   int rank_, ranks_;

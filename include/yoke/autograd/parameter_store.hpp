@@ -1,6 +1,6 @@
 // The numbers of a model on one device: master values, their compute copy, gradients, observed statistics.
 #pragma once
-#include <yoke/autograd/parameter.hpp>
+#include <yoke/autograd/ownership.hpp>
 #include <yoke/core/backend.hpp>
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace yoke {
@@ -42,44 +43,57 @@ template <class C>
 using parameter_element_t = typename detail::parameter_element<C>::type;
 
 /// One number for each element of a model: matrices as M, vectors and scalars as accumulators. One flat run where the
-/// two are one type; else vectors have a run of their own, and their places among the matrices are not used.
+/// two are one type and all of it is there; else vectors have a run of their own, and their places among the matrices
+/// are not used.
 template <class C, class M>
 class parameter_block {
  public:
   using A = typename C::accumulator;
-  static constexpr bool apart = !std::is_same_v<M, A>;
+  static constexpr bool two_types = !std::is_same_v<M, A>;
 
   parameter_block() = default;
   parameter_block(C& c, parameter_list const& list)
-      : all_{c, list.elements()}, vectors_{c, apart ? list.vector_elements() : 0} {}
+      : parameter_block{c, list, {0, list.elements(), two_types}} {}
+  parameter_block(C& c, parameter_list const& list, block_layout const& l)
+      : layout_{l.begin, l.end, l.vectors_apart || two_types},
+        all_{c, l.end - l.begin},
+        vectors_{c, layout_.vectors_apart ? list.vector_elements() : 0} {}
 
+  block_layout const& layout() const { return layout_; }
+  /// The elements that are there.
   view<M, 1> flat() const { return all_.view(); }
   /// Empty unless vectors are apart.
   view<A, 1> vectors() const { return vectors_.view(); }
 
   view<A, 1> of(parameter<1> const& p) const {
-    if constexpr (apart)
-      return slice(vectors(), p.vector_offset, p.shape.size());
-    else
-      return slice(flat(), p.offset, p.shape.size());
+    if constexpr (!two_types)
+      if (!layout_.vectors_apart)
+        return slice(flat(), p.offset - layout_.begin, p.shape.size());
+    return slice(vectors(), p.vector_offset, p.shape.size());
   }
-  /// Calls f with the elements of a parameter, whichever type they have.
+  /// Whether the elements of a parameter are there.
+  bool holds(parameter_info const& p) const { return layout_.holds(p); }
+  /// Calls f with the elements of a parameter, whichever type they have; with an empty view if they are not there.
   template <class F>
   decltype(auto) visit(parameter_info const& p, F const& f) const {
-    if constexpr (apart)
+    if constexpr (two_types) {
       if (!p.is_matrix())
         return f(slice(vectors(), p.vector_offset, p.size()));
-    return f(slice(flat(), p.offset, p.size()));
+    } else if (layout_.vectors_apart && !p.is_matrix()) {
+      return f(slice(vectors(), p.vector_offset, p.size()));
+    }
+    return f(holds(p) ? slice(flat(), p.offset - layout_.begin, p.size()) : slice(flat(), 0, 0));
   }
   /// Calls f with each flat run.
   template <class F>
   void for_each_run(F const& f) const {
     f(flat());
-    if constexpr (apart)
+    if (layout_.vectors_apart)
       f(vectors());
   }
 
  private:
+  block_layout layout_{};
   typename C::template buffer<M> all_;
   typename C::template buffer<A> vectors_;
 };
@@ -93,11 +107,14 @@ struct parameter_views {
   A* vector_gradients = nullptr;
   A const* statistics = nullptr;
   A* observations = nullptr;
-  bool differentiate = true;  // false: gradients of parameters are not wanted
+  bool vectors_apart = false;           // vectors are at their places in a block of vectors alone
+  bool vector_gradients_apart = false;  // so are their gradients
+  bool differentiate = true;            // false: gradients of parameters are not wanted
 };
 
 /// Owns the blocks of a model on one device: master values, their compute copy (where the element
-/// type is narrower), gradients, and what BatchNorm keeps.
+/// type is narrower), gradients, and what BatchNorm keeps. Of several ranks on a data axis each holds the master values
+/// of the matrices that it owns, if there is a compute copy, which every rank has whole.
 template <class C>
 class parameter_store {
  public:
@@ -107,14 +124,17 @@ class parameter_store {
   using block = parameter_block<C, P>;
   static constexpr bool has_copy = !std::is_same_v<E, P>;
 
-  parameter_store(C& c, parameter_list const& list)
+  parameter_store(C& c, parameter_list const& list) : parameter_store{c, list, ownership{list}} {}
+  parameter_store(C& c, parameter_list const& list, ownership owners)
       : list_{&list},
-        values_{c, list},
+        owners_{std::move(owners)},
+        values_{c, list, shares_master(owners_) ? owners_.owned(true) : owners_.whole(block::two_types)},
         gradients_{c, list},
         compute_{c, has_copy ? list.elements() : 0},
         statistics_{c, list.statistic_elements()},
         observations_{c, list.statistic_elements()} {}
 
+  ownership const& owners() const { return owners_; }
   block const& master_block() const { return values_; }
   block const& gradient_block() const { return gradients_; }
   view<P, 1> master() const { return values_.flat(); }
@@ -128,10 +148,27 @@ class parameter_store {
   /// Sums of this step's observations, each followed by their number.
   view<A, 1> observations() const { return observations_.view(); }
 
-  /// Makes the compute copy agree with the master values.
-  void refresh(C& c) {
+  /// What an optimiser keeps state for, and updates: what this rank owns, and vectors that are apart, which every rank
+  /// updates alike.
+  static block_layout updated(ownership const& owners) {
+    return owners.owned(block::two_types || shares_master(owners));
+  }
+  /// The values that the other ranks have of this one, in the blocks of their owners' parts.
+  template <class F>
+  void visit_shared(F const& f) const {
     if constexpr (has_copy)
-      convert(c, view<P const, 1>{master()}, compute(), store::overwrite);
+      f(compute());
+    else
+      f(master());
+  }
+
+  /// Makes the compute copy agree with the master values that are there.
+  void refresh(C& c) {
+    if constexpr (has_copy) {
+      auto const& there = values_.layout();
+      convert(c, view<P const, 1>{master()}, slice(compute(), there.begin, there.end - there.begin),
+              store::overwrite);
+    }
   }
   void zero_gradients(C& c) {
     gradients_.for_each_run([&](auto run) { fill(c, run, 0.0); });
@@ -146,21 +183,33 @@ class parameter_store {
   }
 
   parameter_views<E, A, P> views() const {
-    E const* compute = nullptr;
+    parameter_views<E, A, P> v{.gradients = gradients().data,
+                               .statistics = statistics().data,
+                               .observations = observations().data,
+                               .vectors_apart = values_.layout().vectors_apart,
+                               .vector_gradients_apart = gradients_.layout().vectors_apart};
     if constexpr (has_copy)
-      compute = compute_.view().data;
+      v.compute = compute_.view().data;
     else
-      compute = master().data;
-    if constexpr (block::apart)
-      return {compute,           values_.vectors().data, gradients().data, gradients_.vectors().data,
-              statistics().data, observations().data};
-    else
-      return {compute,          master().data,     gradients().data,
-              gradients().data, statistics().data, observations().data};
+      v.compute = master().data;
+    v.vectors = vectors_of(values_);
+    v.vector_gradients = vectors_of(gradients_);
+    return v;
+  }
+
+  /// The first vector of a block, wherever it keeps them.
+  static A* vectors_of(block const& b) {
+    if constexpr (!block::two_types)
+      if (!b.layout().vectors_apart)
+        return b.flat().data;
+    return b.vectors().data;
   }
 
  private:
+  static bool shares_master(ownership const& owners) { return has_copy && owners.ranks() > 1; }
+
   parameter_list const* list_;
+  ownership owners_;
   block values_, gradients_;
   typename C::template buffer<E> compute_;
   typename C::template buffer<A> statistics_, observations_;
@@ -209,15 +258,17 @@ void initialize(C& c, parameter_list const& list, std::uint64_t seed, view<V, 1>
 }
 
 /// The same for a store: master values, compute copy, and the first values of statistics. Large models are drawn by all
-/// cores where the host writes the device's memory.
+/// cores where the host writes the device's memory. Of parameters that other ranks own, the compute copy is theirs to
+/// give.
 template <class C>
 void initialize(C& c, parameter_list const& list, std::uint64_t seed, parameter_store<C>& store) {
   device_traits const traits = c.traits;
   auto const& infos = list.infos();
   auto const draw = [&](std::size_t i) {
-    store.master_block().visit(infos[i], [&](auto to) {
-      write_from_host(c, to, [&](auto on_host) { detail::draw_initial(infos[i], seed, on_host); });
-    });
+    if (store.master_block().holds(infos[i]))
+      store.master_block().visit(infos[i], [&](auto to) {
+        write_from_host(c, to, [&](auto on_host) { detail::draw_initial(infos[i], seed, on_host); });
+      });
   };
   constexpr extent_t large = 1 << 22;
   if (!traits.separate_memory && list.count() >= large)

@@ -1,6 +1,7 @@
 // The tape: an order of fused operations, each of which says what it saves. The tape owns the order
 // and the activations' gradients; it knows no operation.
 #pragma once
+#include <yoke/autograd/gradient_watch.hpp>
 #include <yoke/autograd/parameter_store.hpp>
 #include <yoke/parallel/any.hpp>
 
@@ -93,6 +94,7 @@ struct tape_options {
   rematerialize remat = rematerialize::nothing;  // at least; a model may ask for less to be kept
   parallel::any* model_axis =
       nullptr;  // the ranks among which sharded parameters are shared out; null: there are none
+  gradient_watch* watch = nullptr;      // told when gradients of parameters are added to
   detail::journal* journal = nullptr;
 };
 
@@ -149,7 +151,7 @@ class tape {
     if constexpr (Rank >= 2)
       return view<E const, Rank>{at(parameters_.compute, p.offset), p.shape};
     else
-      return view<A const, Rank>{at(parameters_.vectors, place(p)), p.shape};
+      return view<A const, Rank>{at(parameters_.vectors, place(p, parameters_.vectors_apart)), p.shape};
   }
   /// The running value of a statistic.
   template <int Rank>
@@ -182,6 +184,8 @@ class tape {
     for (; last_ != nullptr; last_ = last_->previous) {
       if (last_->out->touched)
         last_->backward(*last_, *this);  // else nothing downstream used this output
+      if (options_.watch != nullptr)
+        options_.watch->added();
       release(*last_->out);
     }
   }
@@ -205,11 +209,15 @@ class tape {
   template <int Rank>
   auto gradient_of(parameter<Rank> const& p) const {
     auto const wanted = parameters_.differentiate && p.shape.size() > 0;
+    if (wanted && options_.watch != nullptr)
+      options_.watch->asked_for(p.offset);
     if constexpr (Rank >= 2)
       return gradient<P, Rank>{{at(parameters_.gradients, p.offset), p.shape}, store::accumulate, wanted};
     else
       return gradient<A, Rank>{
-          {at(parameters_.vector_gradients, place(p)), p.shape}, store::accumulate, wanted};
+          {at(parameters_.vector_gradients, place(p, parameters_.vector_gradients_apart)), p.shape},
+          store::accumulate,
+          wanted};
   }
   /// Where a statistic's observation is added, and counted: called by backward, once for each observation, so that what
   /// is rematerialised is observed once.
@@ -265,9 +273,7 @@ class tape {
   static T* at(T* block, extent_t offset) {
     return block == nullptr ? nullptr : block + offset;
   }
-  static extent_t place(parameter<1> const& p) {
-    return parameter_block<C, P>::apart ? p.vector_offset : p.offset;
-  }
+  static extent_t place(parameter<1> const& p, bool apart) { return apart ? p.vector_offset : p.offset; }
   template <int Rank>
   static view<E const, Rank> view_of_const(view<E, Rank> v) {
     return v;

@@ -32,6 +32,8 @@ struct classification_options {
   bool training = true;
   double label_smoothing = 0;                    // the share of the target that all classes have in common
   rematerialize remat = rematerialize::nothing;  // at least; the tower's own configuration may keep less
+  parallel::any* model_axis = nullptr;  // the ranks among which the model's sharded parameters are shared out
+  gradient_watch* watch = nullptr;      // told when gradients of parameters are added to
 };
 
 struct classification_result {
@@ -76,7 +78,12 @@ classification_result classification_step(C& c, Ranks& ranks, Model const& model
       key.first_sample += static_cast<std::uint64_t>(first);
       tape<C> t{c,
                 store.views(),
-                {.record = true, .training = options.training, .random = key, .remat = options.remat}};
+                {.record = true,
+                 .training = options.training,
+                 .random = key,
+                 .remat = options.remat,
+                 .model_axis = options.model_axis,
+                 .watch = options.watch}};
       auto const z = model(t, images.on(t, first, micro));
       expects(z.shape == shape{micro, classes},
               "classification_step: the model gives (micro-batch, classes)");

@@ -16,6 +16,8 @@ struct step_options {
   bool training = true;
   rematerialize remat = rematerialize::nothing;  // at least; the towers' own configuration may keep less
   info_nce_options loss{};
+  parallel::any* model_axis = nullptr;  // the ranks among which the model's sharded parameters are shared out
+  gradient_watch* watch = nullptr;      // told when gradients of parameters are added to
 };
 
 struct step_result {
@@ -72,8 +74,12 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
   auto const tape_for = [&](extent_t first, bool record) {
     auto key = options.random;
     key.first_sample += static_cast<std::uint64_t>(first);
-    return tape_options{
-        .record = record, .training = options.training, .random = key, .remat = options.remat};
+    return tape_options{.record = record,
+                        .training = options.training,
+                        .random = key,
+                        .remat = options.remat,
+                        .model_axis = options.model_axis,
+                        .watch = options.watch};
   };
   auto const keep = [&](auto const& t, value<2> z, auto const& to, extent_t first) {
     expects(z.shape == shape{micro, embedding}, "contrastive_step: a tower gives (micro-batch, embedding)");

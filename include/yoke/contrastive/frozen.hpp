@@ -39,10 +39,8 @@ class frozen_parameters {
       v.compute = compute_.view().data;
     else
       v.compute = values_.flat().data;
-    if constexpr (block::apart)
-      v.vectors = values_.vectors().data;
-    else
-      v.vectors = values_.flat().data;
+    v.vectors = parameter_store<C>::vectors_of(values_);
+    v.vectors_apart = values_.layout().vectors_apart;
     v.statistics = statistics().data;
     v.differentiate = false;
     return v;

@@ -76,6 +76,13 @@ struct adafactor_coefficients {
   double decay = 0;        // decoupled: the parameter shrinks by rate * decay
   double gradient_scale = 1;
   rounding_key rounding{};  // where the master values are bf16
+  // Of the whole matrix, where the one at hand is a share of it; 0: the one at hand.
+  extent_t whole_rows = 0, whole_columns = 0;
+};
+
+/// For matrices that are whole: there are no other shares whose squares are to be added.
+struct nothing_to_sum {
+  void operator()(auto const&, auto const&) const {}
 };
 
 /// How AdafactorW keeps a first moment whose arithmetic is in A: in bf16, and in double, where nothing else is rounded

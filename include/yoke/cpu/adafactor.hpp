@@ -163,13 +163,15 @@ void sum_squares(G const* x, extent_t width, A* sums, A* column_sums) {
 
 /// A matrix (rows, columns) whose second moment is estimated by its means over columns and over rows:
 /// v = row_means x column_means / mean(row_means). Gradients, accumulators or elements, are zeroed behind the read;
-/// master values are accumulators, or bf16 rounded at random; `compute`, their rounded copy, is optional.
-template <class T, class G, class M>
+/// master values are accumulators, or bf16 rounded at random; `compute`, their rounded copy, is optional. Of a share of a
+/// matrix, sum_shares(sums of rows, sums of columns) adds the other shares' squares to those of the axis that is cut.
+template <class T, class G, class M, class SumShares = nothing_to_sum>
 void adafactor_update(context<T>& c, adafactor_coefficients w, view<G, 2> gradient,
                       view<accumulator_t<std::type_identity_t<T>>, 1> row_means,
                       view<accumulator_t<std::type_identity_t<T>>, 1> column_means,
                       view<first_moment_t<accumulator_t<std::type_identity_t<T>>>, 2> first_moment,
-                      view<M, 2> master, view<std::type_identity_t<T>, 2> compute) {
+                      view<M, 2> master, view<std::type_identity_t<T>, 2> compute,
+                      SumShares const& sum_shares = {}) {
   using A = accumulator_t<T>;
   static_assert(std::is_same_v<G, A> || std::is_same_v<G, T>, "gradients are accumulators or elements");
   static_assert(std::is_same_v<M, A> || std::is_same_v<M, bf16>, "master values are accumulators or bf16");
@@ -196,20 +198,28 @@ void adafactor_update(context<T>& c, adafactor_coefficients w, view<G, 2> gradie
                      detail::sum_squares<1>(gradient.data + r * columns, columns, row_sums + r, column_sums);
                  }
                });
-  double total = 0;
-  for (extent_t r = 0; r < rows; ++r) {
-    auto const mean = static_cast<double>(row_sums[r]) * (square / static_cast<double>(columns)) + w.epsilon;
-    row_means.data[r] =
-        static_cast<A>(w.beta2 * static_cast<double>(row_means.data[r]) + (1 - w.beta2) * mean);
-    total += static_cast<double>(row_means.data[r]);
-  }
-  auto const mean = total / static_cast<double>(rows);
   parallel_for(columns, detail::least_elements / 16, [&](extent_t first, extent_t last) {
     for (extent_t b = 1; b < blocks; ++b)
       detail::map_line(
           last - first, store::accumulate, [](auto x) { return x; }, sums + first,
           sums + b * columns + first);
-    auto const scale = static_cast<A>(square / static_cast<double>(rows)),
+  });
+  sum_shares(view<A, 1>{row_sums, {{rows}}}, view<A, 1>{sums, {{columns}}});
+  auto const all_rows = w.whole_rows > 0 ? w.whole_rows : rows,
+             all_columns = w.whole_columns > 0 ? w.whole_columns : columns;
+  auto const mean_of = [](view<A, 1> v) {
+    double total = 0;
+    for (extent_t i = 0; i < v.size(); ++i) total += static_cast<double>(v.data[i]);
+    return total / static_cast<double>(v.size());
+  };
+  for (extent_t r = 0; r < rows; ++r) {
+    auto const mean =
+        static_cast<double>(row_sums[r]) * (square / static_cast<double>(all_columns)) + w.epsilon;
+    row_means.data[r] =
+        static_cast<A>(w.beta2 * static_cast<double>(row_means.data[r]) + (1 - w.beta2) * mean);
+  }
+  parallel_for(columns, detail::least_elements / 16, [&](extent_t first, extent_t last) {
+    auto const scale = static_cast<A>(square / static_cast<double>(all_rows)),
                epsilon = static_cast<A>(w.epsilon);
     detail::for_lanes<A>(last - first, [&](auto const& at) {
       auto* const v = column_means.data + first;
@@ -219,6 +229,8 @@ void adafactor_update(context<T>& c, adafactor_coefficients w, view<G, 2> gradie
     });
   });
 
+  // Both means of means are that of all squares; a share has all of the axis that is not cut.
+  auto const mean = mean_of(all_rows == rows ? row_means : column_means);
   auto* const copy = compute.extent(0) == 0 ? nullptr : compute.data;
   extent_t paired = 0;  // columns that are taken in pairs of vectors
   if constexpr (std::is_same_v<G, bf16> && std::is_same_v<M, bf16>)

@@ -137,13 +137,15 @@ static __global__ void __launch_bounds__(column_threads)
 
 inline constexpr int factor_threads = 1024;
 
-/// By one block: factors (rows) = scale root(mean of row_means / row_means).
+/// By one block: factors (rows) = scale root(mean of `means` / row_means). `means` (n) are those of rows or of columns:
+/// both have the mean of all squares.
 template <class A>
 static __global__ void __launch_bounds__(factor_threads)
-    adafactor_factors_kernel(double scale, A const* row_means, extent_t rows, A* factors) {
+    adafactor_factors_kernel(double scale, A const* means, extent_t n, A const* row_means, extent_t rows,
+                             A* factors) {
   double sum = 0;
-  for (extent_t r = threadIdx.x; r < rows; r += factor_threads) sum += static_cast<double>(row_means[r]);
-  auto const mean = block_sum<factor_threads>(sum) / static_cast<double>(rows);
+  for (extent_t i = threadIdx.x; i < n; i += factor_threads) sum += static_cast<double>(means[i]);
+  auto const mean = block_sum<factor_threads>(sum) / static_cast<double>(n);
   for (extent_t r = threadIdx.x; r < rows; r += factor_threads)
     factors[r] = static_cast<A>(scale * square_root(mean / static_cast<double>(row_means[r])));
 }
@@ -197,13 +199,16 @@ static __global__ void __launch_bounds__(map_threads)
 
 /// A matrix (rows, columns) whose second moment is estimated by its means over columns and over rows:
 /// v = row_means x column_means / mean(row_means). Gradients, accumulators or elements, are zeroed behind the read;
-/// master values are accumulators, or bf16 rounded at random; `compute`, their rounded copy, is optional.
-template <class T, class G, class M>
+/// master values are accumulators, or bf16 rounded at random; `compute`, their rounded copy, is optional. Of a share of a
+/// matrix, sum_shares(sums of rows, sums of columns), each in parts, adds the other shares' squares to those of the axis
+/// that is cut.
+template <class T, class G, class M, class SumShares = nothing_to_sum>
 void adafactor_update(context<T>& c, adafactor_coefficients w, view<G, 2> gradient,
                       view<accumulator_t<std::type_identity_t<T>>, 1> row_means,
                       view<accumulator_t<std::type_identity_t<T>>, 1> column_means,
                       view<first_moment_t<accumulator_t<std::type_identity_t<T>>>, 2> first_moment,
-                      view<M, 2> master, view<std::type_identity_t<T>, 2> compute) {
+                      view<M, 2> master, view<std::type_identity_t<T>, 2> compute,
+                      SumShares const& sum_shares = {}) {
   using A = accumulator_t<T>;
   using F = first_moment_t<A>;
   static_assert(std::is_same_v<G, A> || std::is_same_v<G, T>, "gradients are accumulators or elements");
@@ -235,18 +240,23 @@ void adafactor_update(context<T>& c, adafactor_coefficients w, view<G, 2> gradie
       c, dim3(static_cast<unsigned>(across), static_cast<unsigned>(pieces.count)), detail::column_threads, 0,
       whole_reads ? detail::adafactor_squares_kernel<Read, G> : detail::adafactor_squares_kernel<1, G>,
       squares, gradient.data, rows, static_cast<int>(columns), pieces.each, row_sums, column_sums);
+  sum_shares(view<A, 1>{row_sums, {{across * rows}}}, view<A, 1>{column_sums, {{pieces.count * columns}}});
+  auto const all_rows = w.whole_rows > 0 ? w.whole_rows : rows,
+             all_columns = w.whole_columns > 0 ? w.whole_columns : columns;
   auto const square = w.gradient_scale * w.gradient_scale;
-  detail::mean_squares<A> const of_rows{row_sums,       static_cast<int>(across),
-                                        rows,           static_cast<A>(square / static_cast<double>(columns)),
-                                        row_means.data, nullptr};
+  detail::mean_squares<A> const of_rows{
+      row_sums,       static_cast<int>(across),
+      rows,           static_cast<A>(square / static_cast<double>(all_columns)),
+      row_means.data, nullptr};
   detail::mean_squares<A> const of_columns{
-      column_sums,       pieces.count,  columns, static_cast<A>(square / static_cast<double>(rows)),
+      column_sums,       pieces.count,  columns, static_cast<A>(square / static_cast<double>(all_rows)),
       column_means.data, column_factors};
   auto blocks = detail::blocks_for(c, std::max(rows, columns), detail::column_threads);
   blocks.y = 2;
   detail::launch(c, blocks, detail::column_threads, 0, detail::adafactor_means_kernel<A>, step, of_rows,
                  of_columns);
   detail::launch(c, dim3(1), detail::factor_threads, 0, detail::adafactor_factors_kernel<A>, w.gradient_scale,
+                 all_rows == rows ? row_means.data : column_means.data, all_rows == rows ? rows : columns,
                  row_means.data, rows, row_factors);
   auto const tiles = detail::column_tiles::of(columns, whole ? N : 1);
   detail::launch(c, detail::blocks_of_rows(c, tiles, rows), detail::column_threads, 0,

@@ -320,6 +320,15 @@ template <class T, class... Rest>
 void adafactor_update(context<T>& c, Rest&&...) {
   c.sample();
 }
+template <class T, class G, class M, class SumShares>
+void adafactor_update(context<T>& c, adafactor_coefficients, view<G, 2>,
+                      view<accumulator_t<std::type_identity_t<T>>, 1> row_means,
+                      view<accumulator_t<std::type_identity_t<T>>, 1> column_means,
+                      view<first_moment_t<accumulator_t<std::type_identity_t<T>>>, 2>, view<M, 2>,
+                      view<std::type_identity_t<T>, 2>, SumShares const& sum_shares) {
+  c.sample();
+  sum_shares(row_means, column_means);
+}
 
 // The streamed loss.
 template <class T, class... Rest>
