@@ -83,7 +83,7 @@ struct training {
   std::map<std::string, std::string> bits() const {
     std::map<std::string, std::string> all;
     for (auto const& p : list.infos()) store.master_block().visit(p, [&](auto v) { all[p.name] = bytes(v); });
-    optimizer.for_each_tensor([&](std::string const& name, auto const&, auto v) { all[name] = bytes(v); });
+    optimizer.for_each_tensor([&](tensor_place const& t, int, auto v) { all[t.name] = bytes(v); });
     return all;
   }
   /// As a checkpoint is read.
@@ -93,7 +93,7 @@ struct training {
       std::memcpy(static_cast<void*>(v.data), saved.at(name).data(), saved.at(name).size());
     };
     for (auto const& p : list.infos()) store.master_block().visit(p, [&](auto v) { restore(p.name, v); });
-    optimizer.for_each_tensor([&](std::string const& name, auto const&, auto v) { restore(name, v); });
+    optimizer.for_each_tensor([&](tensor_place const& t, int, auto v) { restore(t.name, v); });
     store.refresh(c);
   }
 
@@ -158,7 +158,8 @@ TEST_CASE("fifty steps of AdafactorW are the formulas'") {
   }
   CHECK(kept == 4);
   CHECK(far < all / 1000);
-  exact.optimizer.for_each_tensor([&](std::string const& name, auto const&, auto v) {
+  exact.optimizer.for_each_tensor([&](tensor_place const& t, int, auto v) {
+    auto const& name = t.name;
     if (name.starts_with("first_moment/")) {
       auto const e = file.read<double>("exact_moment/" + name.substr(13));
       for (extent_t i = 0; i < v.size(); ++i)
@@ -252,11 +253,9 @@ TEMPLATE_TEST_CASE("AdafactorW is the same for any number of threads, and contin
 TEST_CASE("matrices are factored where both axes are long") {
   training<compact<cpu::context<bf16>>> x;
   std::map<std::string, std::vector<extent_t>> shapes;
-  x.optimizer.for_each_tensor([&](std::string const& name, std::vector<extent_t> const& s, auto v) {
-    extent_t n = 1;
-    for (auto d : s) n *= d;
-    CHECK(n == v.size());
-    CHECK(shapes.emplace(name, s).second);
+  x.optimizer.for_each_tensor([&](tensor_place const& t, int, auto v) {
+    CHECK(t.size() == v.size());
+    CHECK(shapes.emplace(t.name, t.shape).second);
   });
   CHECK(shapes == std::map<std::string, std::vector<extent_t>>{
                       {"first_moment/matrix", {33, 40}},

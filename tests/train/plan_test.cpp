@@ -86,17 +86,19 @@ TEST_CASE("a plan's parts are its parameters' bytes") {
   CHECK(lean.optimizer_state < full.optimizer_state);
 }
 
-TEST_CASE("ranks send their gradients, and the loss its embeddings") {
+TEST_CASE("ranks send their gradients, what they updated, and the loss its embeddings") {
   planned_model const m;
   auto s = m.step();
-  CHECK(train::plan_step<float>(m.model, m.list, s).sent == 0);
+  CHECK(train::plan_step<float>(m.model, m.list, s).sent() == 0);
   for (int ranks : {2, 4}) {
-    s.ranks = ranks;
+    s.mesh.data = ranks;
     auto const gradients = 2.0 * 4 * static_cast<double>(m.list.elements()) * (ranks - 1) / ranks;
     auto const texts = 4.0 * static_cast<double>(rows * m.model.embedding) * (ranks - 1);
-    auto const sent = train::plan_step<float>(m.model, m.list, s).sent;
-    CHECK(sent >= gradients + 2 * texts);         // gathered, and their gradients' sums scattered
-    CHECK(sent <= gradients + 2 * texts + 2000);  // some numbers a row, and the ranks' agreement
+    auto const own = ownership{m.list, 0, ranks}.owned(false);
+    auto const updated = 4.0 * static_cast<double>(own.end - own.begin) * (ranks - 1);
+    auto const sent = train::plan_step<float>(m.model, m.list, s).sent();
+    CHECK(sent >= gradients + updated + 2 * texts);         // gathered, and their gradients' sums scattered
+    CHECK(sent <= gradients + updated + 2 * texts + 2000);  // some numbers a row, and the ranks' agreement
   }
 }
 

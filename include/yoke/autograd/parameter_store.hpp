@@ -222,8 +222,10 @@ namespace detail {
 template <class V>
 void draw_initial(parameter_info const& p, std::uint64_t seed, view<V, 1> to) {
   using A = accumulator_t<V>;
-  if (p.deviation == 0)
-    return std::fill_n(to.data, to.size(), static_cast<V>(static_cast<A>(p.mean)));
+  if (p.deviation == 0) {
+    std::fill_n(to.data, to.size(), static_cast<V>(static_cast<A>(p.mean)));
+    return;
+  }
   auto const stream = hash(p.name);
   p.for_each_run_of_whole([&](extent_t whole, extent_t here, extent_t n) {
     random_sequence random{seed, stream, static_cast<std::uint64_t>(whole)};

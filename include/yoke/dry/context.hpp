@@ -59,7 +59,9 @@ class context {
   context(context const&) = delete;
   context& operator=(context const&) = delete;
 
-  /// The last piece of work and what it took: a step's micro-batches are alike, so one is run for all.
+  /// The last piece of work and what it took: a step's micro-batches are alike, so one is run for all, unless they do
+  /// something else that is to be counted, such as to send.
+  bool every_piece = false;
   std::string_view last_piece{};
   extent_t last_multiply_adds = 0;
 };
@@ -67,7 +69,7 @@ class context {
 /// Runs f unless it is the piece that was run last, again: then it is counted as that one was.
 template <class T, class F>
 void submit_piece(context<T>& c, char const* name, F const& f) {
-  if (c.last_piece != name) {
+  if (c.every_piece || c.last_piece != name) {
     auto const before = c.multiply_adds;
     f();
     c.last_piece = name;

@@ -147,8 +147,7 @@ class adafactor_w {
   void update_one(C& c, adafactor_coefficients k, slot const& s, view<V, 1> gradient, view<V, 1> master,
                   view<E, 1> copies) {
     auto const& p = list_->infos()[s.parameter];
-    auto const copy =
-        copies.extent(0) == 0 || !p.is_matrix() ? view<E, 1>{} : slice(copies, p.offset, p.size());
+    auto const copy = copies.extent(0) == 0 ? copies : slice(copies, p.offset, p.size());
     if (!s.factored) {
       adafactor_update(c, k, gradient, second_of(p, s), first_of(p, s), master, copy);
       return;

@@ -15,6 +15,7 @@ struct classification_trainer_options {
   int consecutive_skips = 20;                    // so many non-finite steps in a row end the run
   std::uint64_t seed = 0;                        // of initial values, dropout and stochastic depth
   rematerialize remat = rematerialize::nothing;  // at least; the tower's own configuration may keep less
+  rank_options ranks{};
 };
 
 /// Every rank makes one, with the same options; context, ranks, model and list outlive it. `Model` is
@@ -31,7 +32,8 @@ class classification_trainer : public learner<C, Ranks> {
                            .schedule = options.schedule,
                            .clip_norm = options.clip_norm,
                            .consecutive_skips = options.consecutive_skips,
-                           .seed = options.seed}},
+                           .seed = options.seed,
+                           .ranks = options.ranks}},
         model_{&model},
         options_{options} {}
 
@@ -39,13 +41,15 @@ class classification_trainer : public learner<C, Ranks> {
   /// batch, equally many on every rank; labels are in the host's memory.
   template <class Images>
   step_report step(Images const& images, view<std::int32_t const, 1> labels) {
-    auto const result = contrastive::classification_step(this->context(), this->ranks(), *model_,
-                                                         this->store(), images, labels,
-                                                         {.micro_batch = options_.micro_batch,
-                                                          .random = this->key(images.count()),
-                                                          .training = true,
-                                                          .label_smoothing = options_.label_smoothing,
-                                                          .remat = options_.remat});
+    auto const result = contrastive::classification_step(
+        this->context(), this->ranks(), *model_, this->store(), images, labels,
+        {.micro_batch = options_.micro_batch,
+         .random = this->key(images.count()),
+         .training = true,
+         .label_smoothing = options_.label_smoothing,
+         .remat = options_.remat,
+         .model_axis = this->model_axis(),
+         .watch = this->watch(images.count(), options_.micro_batch)});
     auto report = this->learn(result.loss);
     report.accuracy = result.accuracy;
     return report;

@@ -1,9 +1,11 @@
-// What training shares whatever the loss: parameters, the sum of gradients over ranks, a guard against steps that are
-// not finite, clipping, schedule, optimiser, running statistics.
+// What training shares whatever the loss: parameters, their owners among the ranks, the sum of gradients, a guard against
+// steps that are not finite, clipping, schedule, optimiser, running statistics.
 #pragma once
 #include <yoke/autograd/parameter_store.hpp>
 #include <yoke/optim/schedule.hpp>
 #include <yoke/parallel/communicator.hpp>
+#include <yoke/train/agreement.hpp>
+#include <yoke/train/gradient_sum.hpp>
 #include <yoke/train/optimizer.hpp>
 
 #include <algorithm>
@@ -11,9 +13,21 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
+#include <utility>
 
 namespace yoke::train {
+
+/// How a step uses several ranks.
+struct rank_options {
+  /// The ranks among which sharded parameters are shared out: mesh.model_axis(); null: nothing is sharded. It outlives the
+  /// trainer.
+  parallel::any* model_axis = nullptr;
+  bool overlap = true;              // gradients are summed while others are computed
+  extent_t bucket_bytes = 8 << 20;  // of gradients that are summed in one go
+  std::uint64_t configuration =
+      0;  // must be the same on every rank: parallel::configuration_hash of anything
+  std::int64_t compare_every = 100;  // steps after which ranks compare step and parameters; 0: never
+};
 
 struct learner_options {
   optimizer_options optimizer{};
@@ -21,6 +35,7 @@ struct learner_options {
   double clip_norm = 0;        // largest global norm of the gradients; 0: no clipping
   int consecutive_skips = 20;  // so many non-finite steps in a row end the run
   std::uint64_t seed = 0;      // of initial values, dropout and stochastic depth
+  rank_options ranks{};
 };
 
 /// Loss or gradients were not finite for too many steps in a row.
@@ -46,25 +61,38 @@ struct trainer_state {
 
 namespace detail {
 
-/// The sum over the ranks of elements that cannot be summed as they are (bf16), through accumulators, piece by piece.
-/// The work space is less than any step's own.
-template <class C, class Ranks, class V>
-void all_reduce_converted(C& c, Ranks& ranks, view<V, 1> values) {
-  constexpr extent_t piece = 1 << 16;
-  arena_scope const scratch{c.memory};
-  auto const wide = make<typename C::accumulator>(c, shape{std::min(piece, values.size())});
-  for (extent_t first = 0; first < values.size(); first += piece) {
-    auto const n = std::min(piece, values.size() - first);
-    auto const part = slice(wide, 0, n);
-    convert(c, view<V const, 1>{slice(values, first, n)}, part, store::overwrite);
-    all_reduce(ranks, part);
-    convert(c, view<typename C::accumulator const, 1>{part}, slice(values, first, n), store::overwrite);
+/// The squared norm of all gradients, those of shares on other ranks included; the same on every rank.
+template <class C>
+double squared_gradient_norm(C& c, parameter_list const& list, parameter_store<C> const& store,
+                             parallel::any* model_axis) {
+  double whole = 0, shares = 0;
+  auto const add = [&](double& to) {
+    return [&]<class V>(view<V, 1> run) { to += squared_norm(c, view<V const, 1>{run}); };
+  };
+  if (model_axis == nullptr) {
+    store.gradient_block().for_each_run(add(whole));
+    return whole;
   }
+  for (auto const& p : list.infos()) store.gradient_block().visit(p, add(p.is_sharded() ? shares : whole));
+  all_reduce(*model_axis, view<double, 1>{&shares, {{1}}});
+  return whole + shares;
+}
+
+/// After an update: gradients of what others own are zeroed, and what each rank updated is everybody's.
+template <class C, class Ranks>
+void share_update(C& c, Ranks& ranks, parameter_store<C>& store) {
+  auto const mine = store.owners().owned(false);
+  auto const g = store.gradients();
+  fill(c, slice(g, 0, mine.begin), 0.0);
+  fill(c, slice(g, mine.end, g.size() - mine.end), 0.0);
+  store.visit_shared([&](auto values) { all_gather_parts(ranks, values, store.owners().begins()); });
 }
 
 }  // namespace detail
 
-/// The base of the trainers. Every rank makes one, with the same options; context, ranks and list outlive it.
+/// The base of the trainers. Every rank makes one, with the same options; context, ranks and list outlive it. `ranks` are
+/// those that share out the batch: all, or the data axis of a mesh. Each keeps the optimiser's state, and beside a
+/// compute copy the master values, of the parameters that it owns.
 template <class C, parallel::communicator Ranks>
 class learner {
  public:
@@ -75,22 +103,35 @@ class learner {
         ranks_{&ranks},
         list_{&list},
         options_{options},
-        optimizer_{c, list, options.optimizer},
-        store_{c, list} {
+        optimizer_{c, list, options.optimizer, ownership{list, ranks.rank(), ranks.size()},
+                   options.ranks.model_axis},
+        store_{c, list, ownership{list, ranks.rank(), ranks.size()}},
+        sum_{c, ranks, list, store_, options.ranks.overlap, options.ranks.bucket_bytes} {
     initialize(c, list, options.seed, store_);
+    share_values();
+    compare();
   }
+  learner(learner const&) = delete;
+  learner& operator=(learner const&) = delete;
 
   C& context() const { return *context_; }
   Ranks& ranks() const { return *ranks_; }
+  parallel::any* model_axis() const { return options_.ranks.model_axis; }
   parameter_list const& list() const { return *list_; }
   parameter_store<C>& store() { return store_; }
   train::optimizer<C> const& optimizer() const { return optimizer_; }
   trainer_state const& state() const { return state_; }
+  /// What this rank has sent along the data axis.
+  parallel::traffic sent() const {
+    return parallel::traffic{std::as_const(*ranks_).traffic()} + sum_.background_traffic();
+  }
 
-  /// After parameters, moments and state were read from a checkpoint into the blocks.
+  /// After parameters, moments and state were read from a checkpoint into the blocks: on every rank.
   void resume(trainer_state const& state) {
     state_ = state;
     store_.refresh(*context_);
+    share_values();
+    compare();
   }
 
  protected:
@@ -99,46 +140,52 @@ class learner {
     return {options_.seed, static_cast<std::uint64_t>(state_.step),
             static_cast<std::uint64_t>(batch * ranks_->rank())};
   }
+  /// For the tapes of the next step, which runs so many micro-batches.
+  gradient_watch* watch(extent_t batch, extent_t micro_batch) {
+    return sum_.watch(micro_batch > 0 ? batch / micro_batch : 1);
+  }
 
   /// The end of a step whose loss, over all ranks, and gradients, this rank's share, are there: their sum, and an
   /// update.
   step_report learn(double loss) {
     auto& c = *context_;
-    sum_over_ranks();
+    sum_.finish();
     step_report report{.step = state_.step, .loss = loss};
-    double squared = 0;
-    store_.gradient_block().for_each_run(
-        [&]<class V>(view<V, 1> run) { squared += squared_norm(c, view<V const, 1>{run}); });
-    report.gradient_norm = std::sqrt(squared);
+    report.gradient_norm = std::sqrt(detail::squared_gradient_norm(c, *list_, store_, model_axis()));
     report.rate = options_.schedule(state_.step++);
     report.skipped = !std::isfinite(loss) || !std::isfinite(report.gradient_norm);
     if (report.skipped) {
       skip(report);
-      return report;
+    } else {
+      state_.skipped_in_a_row = 0;
+      auto const limit = options_.clip_norm;
+      auto const scale = limit > 0 ? std::min(1.0, limit / (report.gradient_norm + 1e-6)) : 1.0;
+      ++state_.updates;
+      submit(c, "update", [&] {
+        optimizer_.update(c, store_, report.rate, state_.updates, scale);
+        store_.absorb_observations(c);
+      });
+      if (ranks_->size() > 1)
+        detail::share_update(c, *ranks_, store_);
     }
-    state_.skipped_in_a_row = 0;
-    auto const limit = options_.clip_norm;
-    auto const scale = limit > 0 ? std::min(1.0, limit / (report.gradient_norm + 1e-6)) : 1.0;
-    ++state_.updates;
-    submit(c, "update", [&] {
-      optimizer_.update(c, store_, report.rate, state_.updates, scale);
-      store_.absorb_observations(c);
-    });
+    if (auto const every = options_.ranks.compare_every; every > 0 && state_.step % every == 0)
+      compare();
     return report;
   }
 
  private:
-  void sum_over_ranks() {
-    if (ranks_->size() == 1)
+  void share_values() {
+    if (ranks_->size() > 1 && parameter_store<C>::has_copy)
+      store_.visit_shared([&](auto values) { all_gather_parts(*ranks_, values, store_.owners().begins()); });
+  }
+
+  void compare() {
+    if (ranks_->size() == 1 && model_axis() == nullptr)
       return;
-    store_.gradient_block().for_each_run([&]<class V>(view<V, 1> run) {
-      if constexpr (std::is_floating_point_v<V>)
-        all_reduce(*ranks_, run);
-      else
-        detail::all_reduce_converted(*context_, *ranks_, run);
-    });
-    if (store_.observations().size() > 0)
-      all_reduce(*ranks_, store_.observations());
+    auto mine = detail::fingerprint_of(*context_, *list_, store_);
+    mine.configuration = options_.ranks.configuration;
+    mine.step = static_cast<std::uint64_t>(state_.step);
+    expect_agreement(*ranks_, model_axis(), mine);
   }
 
   void skip(step_report const& report) {
@@ -156,6 +203,7 @@ class learner {
   learner_options options_;
   train::optimizer<C> optimizer_;
   parameter_store<C> store_;
+  gradient_sum<C, Ranks> sum_;
   trainer_state state_;
 };
 

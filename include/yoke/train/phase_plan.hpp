@@ -13,19 +13,25 @@ namespace yoke::train {
 
 namespace detail {
 
-/// step(context, ranks, store) on one rank of a device without memory.
+/// step(context, ranks, store, model axis) on one rank of devices without memory.
 template <element T, class Step>
-step_plan plan_alone(parameter_list const& list, planned_step const& s, Step const& step) {
-  dry::context<T> c{s.device};
-  parameter_store<dry::context<T>> store{c, list};
-  optimizer<dry::context<T>> const state{c, list, s.optimizer};
-  parallel::dry ranks{1};
-  step(c, ranks, store);
+step_plan plan_of(parameter_list const& list, planned_step const& s, Step const& step) {
+  using C = dry::context<T>;
+  C c{s.device};
+  planned_ranks ranks{list, s};
+  c.every_piece = ranks.model_axis() != nullptr;
+  auto const owners = ranks.owners(list);
+  parameter_store<C> store{c, list, owners};
+  optimizer<C> state{c, list, s.optimizer, owners, ranks.model_axis()};
+  step(c, ranks.data, store, ranks.model_axis());
+  plan_update(c, ranks, list, store, state);
   return {.activations = c.memory.peak(),
           .gradients = c.gradient_memory.peak(),
           .persistent = c.persistent_bytes,
           .parameters = list.count(),
-          .multiply_adds = c.multiply_adds};
+          .multiply_adds = c.multiply_adds,
+          .data_axis = ranks.data.traffic(),
+          .model_axis = ranks.model.traffic()};
 }
 
 template <element T, class Tower, class Part>
@@ -44,12 +50,12 @@ std::size_t plan_rows(Tower const& tower, parameter_list const& list, planned_st
 /// The plan of a classification step (phase 1): what `s` says of captions and the loss is not used.
 template <element T, class Model>
 step_plan plan_classification(Model const& model, parameter_list const& list, planned_step const& s) {
-  return detail::plan_alone<T>(list, s, [&](auto& c, auto& ranks, auto& store) {
+  return detail::plan_of<T>(list, s, [&](auto& c, auto& ranks, auto& store, parallel::any* axis) {
     detail::planned_batch const b{s.batch, s.image, 1};
     std::vector<std::int32_t> const labels(static_cast<std::size_t>(s.batch));
-    contrastive::classification_step(c, ranks, model, store, b.images,
-                                     view<std::int32_t const, 1>{labels.data(), {{s.batch}}},
-                                     {.micro_batch = s.step.micro_batch, .remat = s.step.remat});
+    contrastive::classification_step(
+        c, ranks, model, store, b.images, view<std::int32_t const, 1>{labels.data(), {{s.batch}}},
+        {.micro_batch = s.step.micro_batch, .remat = s.step.remat, .model_axis = axis});
   });
 }
 
@@ -58,7 +64,7 @@ step_plan plan_classification(Model const& model, parameter_list const& list, pl
 template <element T, class Model, class Tower>
 step_plan plan_text_phase(Model const& model, parameter_list const& list, Tower const& frozen_tower,
                           parameter_list const& frozen_list, planned_step const& s, bool kept) {
-  return detail::plan_alone<T>(list, s, [&](auto& c, auto& ranks, auto& store) {
+  return detail::plan_of<T>(list, s, [&](auto& c, auto& ranks, auto& store, parallel::any* axis) {
     using C = std::remove_reference_t<decltype(c)>;
     using E = typename C::element;
     contrastive::frozen_parameters<C> const frozen{c, frozen_list};
@@ -71,7 +77,9 @@ step_plan plan_text_phase(Model const& model, parameter_list const& list, Tower 
       images = {make<E>(c, rows), contrastive::place::device};
       contrastive::embed_rows(c, frozen_tower, frozen, b.images, micro, view<E, 2>{nullptr, rows});
     }
-    contrastive::contrastive_step(c, ranks, model, store, images, b.texts, s.step);
+    auto options = s.step;
+    options.model_axis = axis;
+    contrastive::contrastive_step(c, ranks, model, store, images, b.texts, options);
   });
 }
 

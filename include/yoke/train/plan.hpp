@@ -5,7 +5,8 @@
 #include <yoke/contrastive/inputs.hpp>
 #include <yoke/dry/context.hpp>
 #include <yoke/parallel/dry.hpp>
-#include <yoke/train/optimizer.hpp>
+#include <yoke/parallel/mesh.hpp>
+#include <yoke/train/learner.hpp>
 
 #include <vector>
 
@@ -21,8 +22,10 @@ struct step_plan {
   // parts of `persistent`
   std::size_t master = 0, compute_copy = 0, parameter_gradients = 0, optimizer_state = 0;
 
-  double sent = 0;  // bytes that a rank sends in one step
+  parallel::traffic data_axis{},
+      model_axis{};  // what the rank sends in one step, along each axis of the mesh
 
+  double sent() const { return data_axis.bytes + model_axis.bytes; }
   std::size_t total() const { return activations + gradients + persistent; }
 };
 
@@ -33,9 +36,10 @@ struct planned_step {
   extent_t caption_length = 0;
   contrastive::step_options step{};
   optimizer_options optimizer{};
-  int ranks = 1;           // among which the global batch is shared out
-  bool compact = false;    // on yoke::compact of the context
-  device_traits device{};  // of the context that will take it, such as cuda::context<T>::traits
+  parallel::mesh_shape mesh{};  // the list is that of the rank's share of the model
+  int rank = 0;                 // of the mesh
+  bool compact = false;         // on yoke::compact of the context
+  device_traits device{};       // of the context that will take it, such as cuda::context<T>::traits
 };
 
 namespace detail {
@@ -56,13 +60,43 @@ struct planned_batch {
   }
 };
 
+/// A rank of a mesh that is not there.
+struct planned_ranks {
+  parallel::dry data, model;
+  parallel::any any_model{model};
+
+  planned_ranks(parameter_list const& list, planned_step const& s)
+      : data{s.mesh.data, s.rank / s.mesh.model}, model{s.mesh.model, s.rank % s.mesh.model} {
+    expects(list.share().ranks == s.mesh.model && list.share().rank == model.rank(),
+            "plan_step: the model was made on the list of the rank's share");
+  }
+  planned_ranks(planned_ranks const&) = delete;
+  planned_ranks& operator=(planned_ranks const&) = delete;
+  parallel::any* model_axis() { return model.size() > 1 ? &any_model : nullptr; }
+  ownership owners(parameter_list const& list) const { return {list, data.rank(), data.size()}; }
+};
+
+/// What learner does of communication once gradients are there, without its arithmetic.
+template <class C>
+void plan_update(C& c, planned_ranks& ranks, parameter_list const& list, parameter_store<C>& store,
+                 optimizer<C>& optimizer) {
+  gradient_sum<C, parallel::dry>{c, ranks.data, list, store, false, rank_options{}.bucket_bytes}.finish();
+  squared_gradient_norm(c, list, store, ranks.model_axis());
+  optimizer.update(c, store, 0, 1, 1);
+  if (ranks.data.size() > 1)
+    share_update(c, ranks.data, store);
+}
+
 template <class C, class Model>
 step_plan plan_on(Model const& model, parameter_list const& list, planned_step const& s,
                   std::vector<dry::memory_sample>* timeline) {
   C c{s.device};
   c.timeline = timeline;
+  planned_ranks ranks{list, s};
+  c.every_piece = ranks.model_axis() != nullptr;
+  auto const owners = ranks.owners(list);
   step_plan plan{.parameters = list.count()};
-  parameter_store<C> store{c, list};
+  parameter_store<C> store{c, list, owners};
   auto const bytes = [&](auto const& block) {
     std::size_t n = 0;
     block.for_each_run(
@@ -73,18 +107,20 @@ step_plan plan_on(Model const& model, parameter_list const& list, planned_step c
   plan.parameter_gradients = bytes(store.gradient_block());
   plan.compute_copy = static_cast<std::size_t>(store.compute().size()) * sizeof(typename C::element);
   auto const before = c.persistent_bytes;
-  optimizer<C> const state{c, list, s.optimizer};
+  optimizer<C> state{c, list, s.optimizer, owners, ranks.model_axis()};
   plan.optimizer_state = c.persistent_bytes - before;
   plan.persistent = c.persistent_bytes;
 
-  parallel::dry ranks{s.ranks};
   planned_batch const b{s.batch, s.image, s.caption_length};
-  contrastive::contrastive_step(c, ranks, model, store, b.images, b.texts, s.step);
-  store.gradient_block().for_each_run([&](auto run) { all_reduce(ranks, run); });
+  auto step = s.step;
+  step.model_axis = ranks.model_axis();
+  contrastive::contrastive_step(c, ranks.data, model, store, b.images, b.texts, step);
+  plan_update(c, ranks, list, store, state);
   plan.activations = c.memory.peak();
   plan.gradients = c.gradient_memory.peak();
   plan.multiply_adds = c.multiply_adds;
-  plan.sent = ranks.traffic().bytes;
+  plan.data_axis = ranks.data.traffic();
+  plan.model_axis = ranks.model.traffic();
   return plan;
 }
 
@@ -95,7 +131,8 @@ step_plan plan_on(Model const& model, parameter_list const& list, planned_step c
 template <element T, class Model>
 step_plan plan_step(Model const& model, parameter_list const& list, planned_step const& s,
                     std::vector<dry::memory_sample>* timeline = nullptr) {
-  expects(s.ranks > 0, "plan_step: at least one rank");
+  expects(s.mesh.data > 0 && s.mesh.model > 0 && s.rank >= 0 && s.rank < s.mesh.ranks(),
+          "plan_step: a rank of a mesh that has some");
   return s.compact ? detail::plan_on<compact<dry::context<T>>>(model, list, s, timeline)
                    : detail::plan_on<dry::context<T>>(model, list, s, timeline);
 }

@@ -37,7 +37,8 @@ inline std::string plan_table(step_plan const& p) {
   std::array<char, 32> number{};
   std::snprintf(number.data(), number.size(), "%.4g", static_cast<double>(p.multiply_adds));
   add("multiply-adds", number.data());
-  add("sent to other devices", readable_bytes(p.sent));
+  add("sent along data axis", readable_bytes(p.data_axis.bytes));
+  add("sent along model axis", readable_bytes(p.model_axis.bytes));
   return text;
 }
 
@@ -54,7 +55,13 @@ inline io::json plan_json(step_plan const& p) {
   bytes["activation_gradients"] = p.gradients;
   bytes["total"] = p.total();
   j["multiply_adds"] = p.multiply_adds;
-  j["sent"] = p.sent;
+  for (auto const& [name, traffic] :
+       {std::pair{"data_axis", &p.data_axis}, std::pair{"model_axis", &p.model_axis}}) {
+    auto& axis = j["sent"][name];
+    axis["bytes"] = traffic->bytes;
+    for (std::size_t i = 0; i < traffic->calls.size(); ++i)
+      axis["calls"][parallel::collective_names[i]] = traffic->calls[i];
+  }
   return j;
 }
 

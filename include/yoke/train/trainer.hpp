@@ -22,6 +22,7 @@ struct trainer_options {
   std::uint64_t seed = 0;      // of initial values, dropout and stochastic depth
   contrastive::info_nce_options loss{};
   rematerialize remat = rematerialize::nothing;  // at least; the towers' own configuration may keep less
+  rank_options ranks{};
 };
 
 /// Every rank makes one, with the same options; context, ranks, model and list outlive it.
@@ -40,7 +41,8 @@ class trainer : public learner<C, Ranks> {
               .schedule = options.schedule,
               .clip_norm = options.clip_norm,
               .consecutive_skips = options.consecutive_skips,
-              .seed = options.seed}},
+              .seed = options.seed,
+              .ranks = options.ranks}},
         model_{&model},
         options_{options} {}
 
@@ -54,7 +56,9 @@ class trainer : public learner<C, Ranks> {
                                        .random = this->key(images.count()),
                                        .training = true,
                                        .remat = options_.remat,
-                                       .loss = options_.loss});
+                                       .loss = options_.loss,
+                                       .model_axis = this->model_axis(),
+                                       .watch = this->watch(images.count(), options_.micro_batch)});
     auto report = this->learn(result.loss);
     report.logit_scale = result.logit_scale;
     if (!report.skipped)
