@@ -2,6 +2,7 @@
 #pragma once
 #include <yoke/autograd/ownership.hpp>
 #include <yoke/core/backend.hpp>
+#include <yoke/parallel/any.hpp>
 
 #include <algorithm>
 #include <atomic>
@@ -110,6 +111,7 @@ struct parameter_views {
   bool vectors_apart = false;           // vectors are at their places in a block of vectors alone
   bool vector_gradients_apart = false;  // so are their gradients
   bool differentiate = true;            // false: gradients of parameters are not wanted
+  parallel::any* model_axis = nullptr;  // the ranks among which sharded parameters are shared out
 };
 
 /// Owns the blocks of a model on one device: master values, their compute copy (where the element
@@ -135,6 +137,8 @@ class parameter_store {
         observations_{c, list.statistic_elements()} {}
 
   ownership const& owners() const { return owners_; }
+  /// The ranks that hold the other shares of the model, for every tape on this store; null where nothing is sharded.
+  void set_model_axis(parallel::any* axis) { model_axis_ = axis; }
   block const& master_block() const { return values_; }
   block const& gradient_block() const { return gradients_; }
   view<P, 1> master() const { return values_.flat(); }
@@ -187,7 +191,8 @@ class parameter_store {
                                .statistics = statistics().data,
                                .observations = observations().data,
                                .vectors_apart = values_.layout().vectors_apart,
-                               .vector_gradients_apart = gradients_.layout().vectors_apart};
+                               .vector_gradients_apart = gradients_.layout().vectors_apart,
+                               .model_axis = model_axis_};
     if constexpr (has_copy)
       v.compute = compute_.view().data;
     else
@@ -210,6 +215,7 @@ class parameter_store {
 
   parameter_list const* list_;
   ownership owners_;
+  parallel::any* model_axis_ = nullptr;
   block values_, gradients_;
   typename C::template buffer<E> compute_;
   typename C::template buffer<A> statistics_, observations_;

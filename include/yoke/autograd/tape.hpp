@@ -94,7 +94,7 @@ struct tape_options {
   rematerialize remat = rematerialize::nothing;  // at least; a model may ask for less to be kept
   parallel::any* model_axis =
       nullptr;  // the ranks among which sharded parameters are shared out; null: there are none
-  gradient_watch* watch = nullptr;      // told when gradients of parameters are added to
+  gradient_watch* watch = nullptr;  // told when gradients of parameters are added to
   detail::journal* journal = nullptr;
 };
 
@@ -107,7 +107,10 @@ class tape {
   using P = parameter_element_t<C>;
 
   tape(C& c, parameter_views<E, A, P> parameters, tape_options options = {})
-      : context_{&c}, parameters_{parameters}, options_{options}, start_{c.host.mark()} {}
+      : context_{&c}, parameters_{parameters}, options_{options}, start_{c.host.mark()} {
+    if (options_.model_axis == nullptr)
+      options_.model_axis = parameters.model_axis;
+  }
   tape(tape const&) = delete;
   tape& operator=(tape const&) = delete;
   ~tape() {

@@ -107,6 +107,7 @@ class learner {
                    options.ranks.model_axis},
         store_{c, list, ownership{list, ranks.rank(), ranks.size()}},
         sum_{c, ranks, list, store_, options.ranks.overlap, options.ranks.bucket_bytes} {
+    store_.set_model_axis(options.ranks.model_axis);
     initialize(c, list, options.seed, store_);
     share_values();
     compare();
