@@ -1,15 +1,15 @@
 // The symmetric contrastive loss over the global batch, streamed: logits exist a tile at a time and
 // the backward pass computes them again, so memory grows with the batch and never with its square.
 #pragma once
+#include <yoke/contrastive/logit_tiles.hpp>
 #include <yoke/core/backend.hpp>
-#include <yoke/core/errors.hpp>
+#include <yoke/parallel/agreement.hpp>
 #include <yoke/parallel/communicator.hpp>
 
 #include <algorithm>
 #include <array>
 #include <concepts>
 #include <limits>
-#include <string>
 #include <utility>
 
 namespace yoke::contrastive {
@@ -69,7 +69,7 @@ auto make_statistics(C& c, extent_t n) {
   return s;
 }
 
-/// Products of this rank's images with a block of texts, a tile at a time.
+/// What tiles of products say of the logits, and the derivatives that take their place.
 template <class C>
 class streamed_logits {
   using A = typename C::accumulator;
@@ -77,64 +77,37 @@ class streamed_logits {
   using vector = view<A const, 1>;
 
  public:
-  streamed_logits(C& c, matrix image, extent_t columns, A scale, info_nce_options const& options)
+  streamed_logits(C& c, matrix image, extent_t texts, A scale, info_nce_options const& options)
       : c_{c},
-        image_{image},
         scale_{scale},
-        rows_{std::min(options.tile_rows, image.extent(0))},
-        columns_{std::min(options.tile_columns, columns)},
-        tile_{make<A>(c, shape{rows_ * columns_})} {}
+        tiles_{c, image, texts, tile_shape(c, options.tile_rows, options.tile_columns)} {}
 
   /// Row i of the images and row i + diagonal of the texts are a pair.
   void statistics(matrix text, extent_t diagonal, softmax_statistics<A> row, softmax_statistics<A> column,
                   view<A, 1> pair) {
-    for_tiles(text, [&](extent_t i, extent_t m, extent_t j, extent_t n) {
-      auto const tile = products(i, m, j, n, text);
+    tiles_.for_each(text, [&](view<A, 2> tile, extent_t i, extent_t j) {
+      auto const m = tile.extent(0), n = tile.extent(1);
       logit_statistics(c_, scale_, diagonal + i - j, matrix{tile}, slice(row.maximum, i, m),
                        slice(row.sum, i, m), slice(column.maximum, j, n), slice(column.sum, j, n),
                        slice(pair, i, m));
     });
   }
 
-  /// d_image is overwritten by the first block of texts, d_text by the first tile of images if
-  /// `fresh`.
+  /// d_image is overwritten by the first block of texts, d_text if `fresh`.
   void gradient(matrix text, extent_t diagonal, A weight, vector row, vector column, view<A, 2> d_image,
                 view<A, 2> d_text, bool fresh, view<double, 1> d_scale) {
-    auto const first = [](bool yes) { return yes ? store::overwrite : store::accumulate; };
-    for_tiles(text, [&](extent_t i, extent_t m, extent_t j, extent_t n) {
-      auto const tile = products(i, m, j, n, text);
-      logit_gradient(c_, scale_, diagonal + i - j, weight, slice(row, i, m), slice(column, j, n), tile,
-                     slice(d_scale, i, m), first(first_gradient_ && j == 0));
-      gemm(c_, transpose::no, transpose::no, matrix{tile}, slice(text, j, n), slice(d_image, i, m),
-           first(first_gradient_ && j == 0));
-      gemm(c_, transpose::yes, transpose::no, matrix{tile}, slice(image_, i, m), slice(d_text, j, n),
-           first(fresh && i == 0));
-    });
-    first_gradient_ = false;
+    tiles_.for_each_gradient(text, d_image, d_text, fresh,
+                             [&](view<A, 2> tile, extent_t i, extent_t j, store how) {
+                               auto const m = tile.extent(0), n = tile.extent(1);
+                               logit_gradient(c_, scale_, diagonal + i - j, weight, slice(row, i, m),
+                                              slice(column, j, n), tile, slice(d_scale, i, m), how);
+                             });
   }
 
  private:
-  /// All images against one stripe of texts after the other: a stripe and its gradient stay in the
-  /// caches.
-  template <class F>
-  void for_tiles(matrix text, F const& f) {
-    for (extent_t j = 0; j < text.extent(0); j += columns_)
-      for (extent_t i = 0; i < image_.extent(0); i += rows_)
-        f(i, std::min(rows_, image_.extent(0) - i), j, std::min(columns_, text.extent(0) - j));
-  }
-
-  view<A, 2> products(extent_t i, extent_t m, extent_t j, extent_t n, matrix text) {
-    view<A, 2> const tile{tile_.data, {{m, n}}};
-    gemm(c_, transpose::no, transpose::yes, slice(image_, i, m), slice(text, j, n), tile, store::overwrite);
-    return tile;
-  }
-
   C& c_;
-  matrix image_;
   A scale_;
-  extent_t rows_, columns_;
-  view<A, 1> tile_;
-  bool first_gradient_ = true;
+  logit_tiles<C> tiles_;
 };
 
 /// One rank's part in the loss: its images against the texts of all ranks.
@@ -200,9 +173,8 @@ std::array<double, 3> with_all_texts(info_nce_problem<C, Ranks> const& p) {
   return p.totals(slice(column.sum, first, rows));
 }
 
-/// Blocks of texts travel to the previous rank, first with the statistics of their columns, then
-/// with those finished and with their gradients, and come home after as many steps as there are
-/// ranks.
+/// Blocks of texts travel, first with the statistics of their columns, then with those finished and with their
+/// gradients.
 template <class C, class Ranks>
 std::array<double, 3> with_travelling_texts(info_nce_problem<C, Ranks> const& p) {
   using A = typename C::accumulator;
@@ -210,73 +182,32 @@ std::array<double, 3> with_travelling_texts(info_nce_problem<C, Ranks> const& p)
   using matrix = view<A const, 2>;
   auto& c = p.c;
   auto const rows = p.text.extent(0);
-  auto const n = p.ranks.size(), me = p.ranks.rank();
-  auto const send = [&](auto const& outgoing, auto const& incoming) {
-    exchange(p.ranks, (me + n - 1) % n, outgoing, (me + 1) % n, incoming);
-  };
-  // What is here and what comes.
-  std::array<view<A, 2>, 2> const blocks{make<A>(c, p.text.shape), make<A>(c, p.text.shape)};
-  auto const pass_on = [&](matrix& text, int step) {
-    if (step + 1 == n)
-      return;
-    auto const arriving = step % 2 == 0 ? blocks[0] : blocks[1];
-    send(text, arriving);
-    text = arriving;
-  };
-  auto const diagonal = [&](int step) { return (me - (me + step) % n) * rows; };
-
+  text_ring<C, Ranks> ring{c, p.ranks, p.text};
   std::array<softmax_statistics<A>, 2> column{make_statistics(c, rows), make_statistics(c, rows)};
   streamed_logits<C> logits{c, p.image, rows, p.scale, p.options};
 
-  auto text = p.text;
-  for (int step = 0; step < n; ++step) {
-    logits.statistics(text, diagonal(step), p.row, column[0], p.pair);
-    send(vector{column[0].maximum}, column[1].maximum);
-    send(vector{column[0].sum}, column[1].sum);
+  ring.for_each([&](matrix text, extent_t diagonal, int) {
+    logits.statistics(text, diagonal, p.row, column[0], p.pair);
+    ring.send(vector{column[0].maximum}, column[1].maximum);
+    ring.send(vector{column[0].sum}, column[1].sum);
     std::swap(column[0], column[1]);
-    pass_on(text, step);
-  }
+  });
   log_sum_exp(c, vector{p.row.maximum}, p.row.sum);
   log_sum_exp(c, vector{column[0].maximum}, column[0].sum);
   auto const own_column = make<A>(c, shape{rows});
   convert(c, vector{column[0].sum}, own_column, store::overwrite);
 
   if (p.differentiate()) {
-    auto const spare = make<A>(c, p.text.shape);
     auto lse = column[0].sum, next_lse = column[1].sum;
-    text = p.text;
-    for (int step = 0; step < n; ++step) {
-      auto const even = (n - step) % 2 == 0;  // the last gradient to arrive is the rank's own
-      auto const d_text = even ? p.d_text : spare, next_d_text = even ? spare : p.d_text;
-      logits.gradient(text, diagonal(step), p.weight(), p.row.sum, lse, p.d_image, d_text, step == 0,
-                      p.d_scale);
-      send(matrix{d_text}, next_d_text);
-      if (step + 1 < n) {
-        send(vector{lse}, next_lse);
+    ring.for_each_gradient(p.d_text, [&](matrix text, view<A, 2> d_text, extent_t diagonal, int step) {
+      logits.gradient(text, diagonal, p.weight(), p.row.sum, lse, p.d_image, d_text, step == 0, p.d_scale);
+      if (step + 1 < p.ranks.size()) {
+        ring.send(vector{lse}, next_lse);
         std::swap(lse, next_lse);
       }
-      pass_on(text, step);
-    }
+    });
   }
   return p.totals(own_column);
-}
-
-/// Throws parallel::error on every rank unless all see the same problem.
-template <class Ranks>
-void expect_agreement(Ranks& ranks, extent_t rows, extent_t width, double scale, text_exchange exchange) {
-  constexpr std::array<char const*, 4> names{"rows", "width", "scale", "exchange"};
-  std::array<double, 4> const mine{static_cast<double>(rows), static_cast<double>(width), scale,
-                                   static_cast<double>(exchange)};
-  std::array<double, 8> bounds{};
-  for (std::size_t i = 0; i < mine.size(); ++i) {
-    bounds[2 * i] = mine[i];
-    bounds[2 * i + 1] = -mine[i];
-  }
-  all_reduce(ranks, view<double, 1>{bounds.data(), {{8}}}, parallel::reduction::maximum);
-  for (std::size_t i = 0; i < mine.size(); ++i)
-    if (bounds[2 * i] > -bounds[2 * i + 1])
-      throw parallel::error(std::string("info_nce: the ranks disagree about ") + names[i] + ": " +
-                            std::to_string(-bounds[2 * i + 1]) + " to " + std::to_string(bounds[2 * i]));
 }
 
 }  // namespace detail
@@ -296,7 +227,7 @@ template <info_nce_kernels C, parallel::communicator Ranks>
 info_nce_result info_nce(C& c, Ranks& ranks, view<typename C::accumulator const, 2> image,
                          view<typename C::accumulator const, 2> text, typename C::accumulator scale,
                          view<typename C::accumulator, 2> d_image, view<typename C::accumulator, 2> d_text,
-                         info_nce_options options = {}) {
+                         info_nce_options const& options = {}) {
   using A = typename C::accumulator;
   auto const rows = image.extent(0);
   expects(rows > 0 && image.extent(1) > 0, "info_nce: at least one row, at least one column");
@@ -305,13 +236,12 @@ info_nce_result info_nce(C& c, Ranks& ranks, view<typename C::accumulator const,
               (d_image.shape == image.shape && d_text.shape == image.shape),
           "info_nce: gradients have the shape of the embeddings, or no rows");
   expects(options.tile_rows >= 0 && options.tile_columns >= 0, "info_nce: tiles have a size");
-  device_traits const traits = c.traits;
-  if (options.tile_rows == 0)
-    options.tile_rows = traits.logit_rows;
-  if (options.tile_columns == 0)
-    options.tile_columns = traits.logit_columns;
-  if (ranks.size() > 1)
-    detail::expect_agreement(ranks, rows, image.extent(1), static_cast<double>(scale), options.exchange);
+  parallel::expect_agreement("info_nce",
+                             {{"rows", static_cast<double>(rows)},
+                              {"width", static_cast<double>(image.extent(1))},
+                              {"scale", static_cast<double>(scale)},
+                              {"exchange", static_cast<double>(options.exchange)}},
+                             ranks);
 
   arena_scope const work{c.memory};
   detail::info_nce_problem<C, Ranks> const problem{c,
