@@ -16,6 +16,21 @@ struct memory_sample {
   bool operator==(memory_sample const&) const = default;
 };
 
+/// Who counts something else than a context does, such as bytes that are sent: a piece of work is run once and counted
+/// as often as a device would run it.
+class piece_watch {
+ public:
+  piece_watch() = default;
+  piece_watch(piece_watch const&) = delete;
+  piece_watch& operator=(piece_watch const&) = delete;
+  virtual ~piece_watch() = default;
+
+  virtual void begins() = 0;
+  virtual void ends() = 0;
+  /// The piece that ended last is done again.
+  virtual void repeats() = 0;
+};
+
 /// T is the element type whose bytes are counted.
 template <yoke::element T = bf16>
 class context {
@@ -59,23 +74,30 @@ class context {
   context(context const&) = delete;
   context& operator=(context const&) = delete;
 
-  /// The last piece of work and what it took: a step's micro-batches are alike, so one is run for all, unless they do
-  /// something else that is to be counted, such as to send.
-  bool every_piece = false;
+  /// The last piece of work and what it took: a step's micro-batches are alike, so one is run for all.
   std::string_view last_piece{};
   extent_t last_multiply_adds = 0;
+  piece_watch* pieces = nullptr;  // who counts something else
+};
+extent_t last_multiply_adds = 0;
 };
 
 /// Runs f unless it is the piece that was run last, again: then it is counted as that one was.
 template <class T, class F>
 void submit_piece(context<T>& c, char const* name, F const& f) {
-  if (c.every_piece || c.last_piece != name) {
+  if (c.last_piece != name) {
     auto const before = c.multiply_adds;
+    if (c.pieces != nullptr)
+      c.pieces->begins();
     f();
+    if (c.pieces != nullptr)
+      c.pieces->ends();
     c.last_piece = name;
     c.last_multiply_adds = c.multiply_adds - before;
   } else {
     c.multiply_adds += c.last_multiply_adds;
+    if (c.pieces != nullptr)
+      c.pieces->repeats();
   }
 }
 

@@ -19,7 +19,7 @@ step_plan plan_of(parameter_list const& list, planned_step const& s, Step const&
   using C = dry::context<T>;
   C c{s.device};
   planned_ranks ranks{list, s};
-  c.every_piece = ranks.model_axis() != nullptr;
+  c.pieces = &ranks;
   auto const owners = ranks.owners(list);
   parameter_store<C> store{c, list, owners};
   optimizer<C> state{c, list, s.optimizer, owners, ranks.model_axis()};

@@ -61,19 +61,22 @@ struct planned_batch {
 };
 
 /// A rank of a mesh that is not there.
-struct planned_ranks {
+struct planned_ranks final : dry::piece_watch {
   parallel::dry data, model;
   parallel::any any_model{model};
+  parallel::traffic before{}, piece{};
 
   planned_ranks(parameter_list const& list, planned_step const& s)
       : data{s.mesh.data, s.rank / s.mesh.model}, model{s.mesh.model, s.rank % s.mesh.model} {
     expects(list.share().ranks == s.mesh.model && list.share().rank == model.rank(),
             "plan_step: the model was made on the list of the rank's share");
   }
-  planned_ranks(planned_ranks const&) = delete;
-  planned_ranks& operator=(planned_ranks const&) = delete;
   parallel::any* model_axis() { return model.size() > 1 ? &any_model : nullptr; }
   ownership owners(parameter_list const& list) const { return {list, data.rank(), data.size()}; }
+
+  void begins() override { before = model.traffic(); }
+  void ends() override { piece = model.traffic() - before; }
+  void repeats() override { model.traffic() = model.traffic() + piece; }
 };
 
 /// What learner does of communication once gradients are there, without its arithmetic.
@@ -93,7 +96,7 @@ step_plan plan_on(Model const& model, parameter_list const& list, planned_step c
   C c{s.device};
   c.timeline = timeline;
   planned_ranks ranks{list, s};
-  c.every_piece = ranks.model_axis() != nullptr;
+  c.pieces = &ranks;
   auto const owners = ranks.owners(list);
   step_plan plan{.parameters = list.count()};
   parameter_store<C> store{c, list, owners};
