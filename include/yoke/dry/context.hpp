@@ -79,8 +79,6 @@ class context {
   extent_t last_multiply_adds = 0;
   piece_watch* pieces = nullptr;  // who counts something else
 };
-extent_t last_multiply_adds = 0;
-};
 
 /// Runs f unless it is the piece that was run last, again: then it is counted as that one was.
 template <class T, class F>
