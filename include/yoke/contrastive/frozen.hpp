@@ -25,6 +25,8 @@ class frozen_parameters {
         statistics_{c, list.statistic_elements()} {}
 
   block const& master_block() const { return values_; }
+  /// As that of a parameter_store.
+  void set_model_axis(parallel::any* axis) { model_axis_ = axis; }
   view<A, 1> statistics() const { return statistics_.view(); }
 
   /// Makes the compute copy agree with the values, after they were read or written.
@@ -43,10 +45,12 @@ class frozen_parameters {
     v.vectors_apart = values_.layout().vectors_apart;
     v.statistics = statistics().data;
     v.differentiate = false;
+    v.model_axis = model_axis_;
     return v;
   }
 
  private:
+  parallel::any* model_axis_ = nullptr;
   block values_;
   typename C::template buffer<E> compute_;
   typename C::template buffer<A> statistics_;

@@ -38,7 +38,10 @@ template <element T, class Tower, class Part>
 std::size_t plan_rows(Tower const& tower, parameter_list const& list, planned_step const& s, extent_t width,
                       Part const& part) {
   dry::context<T> c{s.device};
-  contrastive::frozen_parameters<dry::context<T>> const store{c, list};
+  contrastive::frozen_parameters<dry::context<T>> store{c, list};
+  parallel::dry model{list.share().ranks, list.share().rank};
+  parallel::any axis{model};
+  store.set_model_axis(model.size() > 1 ? &axis : nullptr);
   auto const rows = make<accumulator_t<T>>(c, shape{s.batch, width});
   contrastive::encode(c, tower, store, part(planned_batch{s.batch, s.image, s.caption_length}), s.batch,
                       rows);

@@ -159,7 +159,10 @@ std::size_t plan_encode(Model const& model, parameter_list const& list, extent_t
                         extent_t caption_length, device_traits const& device = {}) {
   using A = accumulator_t<T>;
   dry::context<T> c{device};
-  parameter_store<dry::context<T>> const store{c, list};
+  parameter_store<dry::context<T>> store{c, list};
+  parallel::dry model_ranks{list.share().ranks, list.share().rank};
+  parallel::any axis{model_ranks};
+  store.set_model_axis(model_ranks.size() > 1 ? &axis : nullptr);
   auto const rows = make<A>(c, shape{batch, model.embedding});
   detail::planned_batch const b{batch, image, caption_length};
   contrastive::encode(c, model.image, store, b.images, batch, rows);
