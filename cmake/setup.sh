@@ -81,6 +81,8 @@ for package in g++ cmake ninja-build git ca-certificates ccache libeigen3-dev li
   libjpeg-dev libpng-dev libsentencepiece-dev libbenchmark-dev; do
   [ -n "$(installed "$package")" ] || missing+=("$package")
 done
+# Any MPI will do, such as a cluster's own.
+command -v mpicxx >/dev/null && command -v mpiexec >/dev/null || missing+=(libopenmpi-dev openmpi-bin)
 
 onednn=ready catch2=ready
 [ -e "$deps/lib/cmake/dnnl/dnnl-config.cmake" ] || at_least "$(installed libdnnl-dev)" 3.2 || onednn=wanted

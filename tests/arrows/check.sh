@@ -41,6 +41,9 @@ awk '
   folder != "cpu" && /# *include *<(Eigen\/|unsupported\/Eigen|dnnl|oneapi\/)|Eigen::|dnnl(::|_)|GOMP_/ {
     breach("Eigen, oneDNN and libgomp are named only in cpu")
   }
+  FILENAME !~ /^parallel\/mpi[a-z_]*\.hpp$/ && /# *include *<mpi|(^|[^O])MPI_[A-Z][a-z]/ {
+    breach("MPI is named only in parallel/mpi*.hpp")
+  }
   folder != "cuda" && /# *include *<(cuda|cublas|cudnn|nccl)/ { breach("CUDA is named only in cuda") }
   END { if (breaches) { print breaches " breaches"; exit 1 } }
 ' **/*.hpp **/*.cuh </dev/null

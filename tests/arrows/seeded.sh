@@ -15,10 +15,11 @@ bad() {  # file, line
   rm "$tree/$1"
 }
 
-mkdir -p "$tree/core" "$tree/ops" "$tree/cpu" "$tree/data"
+mkdir -p "$tree/core" "$tree/ops" "$tree/cpu" "$tree/data" "$tree/parallel"
 echo '#include <yoke/core/tensor.hpp>' >"$tree/ops/fine.hpp"
 echo '#include <Eigen/Core>' >"$tree/cpu/fine.hpp"
 printf '#include <yoke/%s>\n' io/json.hpp text/utf8.hpp >"$tree/data/fine.hpp"
+echo '#include <mpi.h>' >"$tree/parallel/mpi_fine.hpp"
 echo '#include <yoke/ops/fine.hpp>' >"$tree/yoke.hpp"
 good "a small tree"
 
@@ -36,6 +37,8 @@ bad ops/engine.hpp '#include <oneapi/dnnl/dnnl.hpp>'
 bad towers/engine.hpp 'dnnl_engine_t engine = nullptr;'
 bad optim/threads.hpp 'GOMP_parallel(body, data, 0, 0);'
 bad parallel/device.hpp '#include <cuda_runtime.h>'
+bad parallel/ranks.hpp '#include <mpi.h>'
+bad train/ranks.hpp 'MPI_Barrier(MPI_COMM_WORLD);'
 bad misc/unknown.hpp '// a folder that no rule knows'
 bad nn/long.hpp "$(seq 401)"
 good "the same tree afterwards"

@@ -1,0 +1,291 @@
+// A communicator of MPI's that never blocks: what is started is asked for until it is done, or until nobody waits longer.
+// Ranks compare what they call before they do it.
+#pragma once
+#include <yoke/core/expects.hpp>
+#include <yoke/core/tensor.hpp>
+#include <yoke/parallel/meeting.hpp>
+#include <yoke/parallel/mpi_roll.hpp>
+#include <yoke/parallel/traffic.hpp>
+
+#include <array>
+#include <cstddef>
+#include <optional>
+#include <utility>
+
+namespace yoke::parallel {
+
+/// Who sums.
+enum class mpi_sums {
+  in_rank_order,  // Yoke: rank 0's values, then rank 1's, …, rounded once, bit for bit as threads do it
+  by_library      // MPI, in an order of its own (networks that sum); bf16 in float, but rounded at each pair
+};
+
+struct mpi_options {
+  /// How long ranks may have to wait for each other in a collective, and for each piece of what they exchange.
+  std::chrono::milliseconds timeout{25'000};
+  mpi_sums sums = mpi_sums::in_rank_order;
+  std::size_t piece =
+      std::size_t{1} << 26;  // bytes that are under way at a time, and the most memory that sums take
+};
+
+namespace detail {
+
+/// A call, as the ranks compare it and as messages name it.
+struct mpi_call {
+  static constexpr std::array<char const*, 8> names{"all_gather", "reduce_scatter", "all_reduce",
+                                                    "broadcast",  "exchange",       "all_gather_parts",
+                                                    "barrier",    "split"};
+
+  std::int64_t which = 0;
+  std::int64_t elements = 0, element_size = 0;
+  std::int64_t how = 0;   // the reduction
+  std::int64_t more = 0;  // the root of a broadcast, or a hash of what parts begin with
+
+  std::array<std::int64_t, 5> numbers() const { return {which, elements, element_size, how, more}; }
+
+  std::string text(char const* between = " of ") const {
+    std::string const name = names[static_cast<std::size_t>(which)];
+    return element_size == 0 ? name
+                             : name + between + std::to_string(elements) + " elements of " +
+                                   std::to_string(element_size) + " bytes";
+  }
+
+  /// Where rank a's call is not rank b's.
+  static std::string difference(int a, mpi_call const& mine, int b, mpi_call const& theirs) {
+    auto const say = [](int rank, std::string const& what) { return "rank " + std::to_string(rank) + what; };
+    if (mine.which != theirs.which || mine.elements != theirs.elements ||
+        mine.element_size != theirs.element_size)
+      return say(a, " calls " + mine.text(" with ")) + ", " + say(b, " calls " + theirs.text(" with "));
+    if (mine.how != theirs.how)
+      return say(a, " wants the ") + (mine.how == 0 ? "sum, " : "maximum, ") + say(b, " the ") +
+             (theirs.how == 0 ? "sum" : "maximum");
+    if (mine.which == static_cast<std::int64_t>(collective::broadcast))
+      return say(a, " names root " + std::to_string(mine.more)) + ", " +
+             say(b, " root " + std::to_string(theirs.more));
+    return say(a, "'s parts begin elsewhere than ") + say(b, "'s");
+  }
+};
+
+/// All ranks call its functions alike. What these throw ends the session, and what is under way then is left to MPI: the
+/// owner does not destroy a handle whose session has failed.
+class mpi_handle {
+ public:
+  /// The ranks of `of`, in a communicator of their own.
+  mpi_handle(mpi_session& session, mpi_options const& options, MPI_Comm of)
+      : session_{&session}, options_{options} {
+    expects(options.timeout.count() > 0, "mpi: the timeout is positive");
+    expects(options.piece > 0 && options.piece <= std::size_t{1} << 30, "mpi: a piece is of 1 byte to 1 GiB");
+    session.expect_alive();
+    ending_session([&] {
+      start([&](MPI_Request* r) { return MPI_Comm_idup(of, &ranks_, r); });
+      wait();
+      learn_ranks();
+    });
+  }
+  /// Those of `whole` that name the same color.
+  mpi_handle(mpi_handle& whole, int color) : session_{whole.session_}, options_{whole.options_} {
+    whole.run({.which = 7}, [&] {
+      auto& colors = whole.gathered_;
+      colors.assign(static_cast<std::size_t>(whole.size()), color);
+      whole.start([&](MPI_Request* r) {
+        return MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, colors.data(), 1, MPI_INT64_T, whole.ranks_,
+                              r);
+      });
+      whole.wait();  // now all are there, and the next call does not wait for anybody
+      auto const first =
+          std::find(colors.begin(), colors.end(), color) - colors.begin();  // MPI takes none below 0
+      whole.check(MPI_Comm_split(whole.ranks_, static_cast<int>(first), whole.rank_, &ranks_));
+      learn_ranks();
+    });
+  }
+  mpi_handle(mpi_handle const&) = delete;
+  mpi_handle& operator=(mpi_handle const&) = delete;
+  ~mpi_handle() {
+    if (mpi_has_ended())
+      return;
+    roll_->listen();
+    MPI_Comm_free(&ranks_);
+  }
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  MPI_Comm get() const { return ranks_; }
+  mpi_options const& options() const { return options_; }
+  mpi_session& session() const { return *session_; }
+  parallel::traffic const& traffic() const { return traffic_; }
+
+  /// Does a collective: work() starts and awaits what it consists of, once all ranks have come and called the same. So
+  /// nothing is under way when one does not come, or differs.
+  template <class Work>
+  void run(mpi_call const& call, Work const& work) {
+    session_->expect_alive();
+    ending_session([&] {
+      call_ = call;
+      ++number_;
+      if (size_ > 1)
+        compare();
+      work();
+    });
+  }
+  /// The same, counted.
+  template <class Work>
+  void run(collective which, mpi_call call, double sent, Work const& work) {
+    auto const since = mpi_pause::clock::now();
+    call.which = static_cast<std::int64_t>(which);
+    run(call, work);
+    traffic_.count(which, sent);
+    traffic_.seconds += std::chrono::duration<double>(mpi_pause::clock::now() - since).count();
+  }
+
+  /// Returns when all ranks have called it, one of them so much later.
+  void meet(std::chrono::milliseconds patience) {
+    auto const timeout = std::exchange(options_.timeout, std::max(patience, options_.timeout));
+    run(collective::barrier, {}, 0, [] {});
+    options_.timeout = timeout;
+  }
+
+  /// Starts what call(request) starts.
+  template <class Call>
+  void start(Call const& call) {
+    requests_.push_back(MPI_REQUEST_NULL);
+    check(call(&requests_.back()));
+  }
+  void send(int to, void const* from, std::size_t bytes) {
+    if (bytes > 0)
+      start([&](MPI_Request* r) {
+        return MPI_Isend(from, static_cast<int>(bytes), MPI_BYTE, to, payload, ranks_, r);
+      });
+  }
+  void receive(int from, void* to, std::size_t bytes) {
+    if (bytes > 0)
+      start([&](MPI_Request* r) {
+        return MPI_Irecv(to, static_cast<int>(bytes), MPI_BYTE, from, payload, ranks_, r);
+      });
+  }
+  /// Returns when all that was started is done.
+  void wait() {
+    for (mpi_pause pause; !test(); pause()) {
+      if (pause.waited() > options_.timeout)
+        throw error(waited_in_vain());
+      if (roll_ && pause.waited() > options_.timeout / 10) {
+        roll_->answer(number_);
+        roll_->listen();
+      }
+    }
+    requests_.clear();
+  }
+
+ private:
+  static constexpr int payload = 0;  // the tag of what is sent; mpi_roll has the other
+
+  template <class F>
+  void ending_session(F const& work) {
+    try {
+      work();
+    } catch (std::exception const& e) {
+      session_->give_up(e.what());
+      throw;
+    }
+  }
+
+  void learn_ranks() {
+    check(MPI_Comm_set_errhandler(ranks_, MPI_ERRORS_RETURN));
+    check(MPI_Comm_rank(ranks_, &rank_));
+    check(MPI_Comm_size(ranks_, &size_));
+    std::vector<int> mine(static_cast<std::size_t>(size_));
+    for (int r = 0; r < size_; ++r) mine[static_cast<std::size_t>(r)] = r;
+    names_ = mine;
+    MPI_Group ours = MPI_GROUP_NULL, all = MPI_GROUP_NULL;
+    check(MPI_Comm_group(ranks_, &ours));
+    check(MPI_Comm_group(MPI_COMM_WORLD, &all));
+    check(MPI_Group_translate_ranks(ours, size_, mine.data(), all, names_.data()));
+    MPI_Group_free(&ours);
+    MPI_Group_free(&all);
+    roll_.emplace(ranks_, rank_, size_);
+  }
+
+  /// Where the largest of each number is also the smallest, all have called the same.
+  void compare() {
+    auto const mine = call_.numbers();
+    for (std::size_t i = 0; i < mine.size(); ++i) {
+      said_[2 * i] = mine[i];
+      said_[2 * i + 1] = -mine[i];
+    }
+    start([&](MPI_Request* r) {
+      return MPI_Iallreduce(said_.data(), largest_.data(), static_cast<int>(said_.size()), MPI_INT64_T,
+                            MPI_MAX, ranks_, r);
+    });
+    wait();
+    for (std::size_t i = 0; i < largest_.size(); i += 2)
+      if (largest_[i] != -largest_[i + 1])
+        throw error("ranks disagree: " + difference());
+  }
+  /// The first rank that differs from the first of all; every rank comes here.
+  std::string difference() {
+    auto const mine = call_.numbers();
+    auto const n = mine.size();
+    gathered_.resize(n * static_cast<std::size_t>(size_));
+    std::copy(mine.begin(), mine.end(),
+              gathered_.begin() + static_cast<std::ptrdiff_t>(n) * static_cast<std::ptrdiff_t>(rank_));
+    start([&](MPI_Request* r) {
+      return MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, gathered_.data(), static_cast<int>(n),
+                            MPI_INT64_T, ranks_, r);
+    });
+    wait();
+    auto const call_of = [&](std::size_t r) {
+      auto const* const is = gathered_.data() + n * r;
+      return mpi_call{is[0], is[1], is[2], is[3], is[4]};
+    };
+    std::size_t other = 1;
+    while (call_of(other).numbers() == call_of(0).numbers()) ++other;
+    return mpi_call::difference(names_[0], call_of(0), names_[other], call_of(other));
+  }
+
+  /// Whether all that was started is done.
+  bool test() {
+    int done = 0;
+    statuses_.resize(requests_.size());
+    auto const code =
+        MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, statuses_.data());
+    for (std::size_t i = 0; code == MPI_ERR_IN_STATUS && i < statuses_.size(); ++i)
+      if (auto const own = statuses_[i].MPI_ERROR; own != MPI_ERR_PENDING)
+        check(own);
+    check(code);
+    return done != 0;
+  }
+
+  int name() const { return names_.empty() ? 0 : names_[static_cast<std::size_t>(rank_)]; }
+  void check(int code) const {
+    if (code != MPI_SUCCESS)
+      throw error(said_by_mpi(code));
+  }
+  std::string place() const { return number_ == 0 ? "the start of a communicator" : call_.text(); }
+  std::string said_by_mpi(int code) const {
+    return "rank " + std::to_string(name()) + ": " + place() + ": MPI says " + mpi_words(code);
+  }
+  std::string waited_in_vain() {
+    auto const text =
+        "rank " + std::to_string(name()) + " has waited " + text_of(options_.timeout) + " in " + place();
+    if (!roll_)
+      return text + ": a rank does not come";
+    return text + ", its collective number " + std::to_string(number_) + ": " +
+           roll_->absent(number_, names_);
+  }
+
+  mpi_session* session_;
+  mpi_options options_;
+  MPI_Comm ranks_ = MPI_COMM_NULL;
+  int rank_ = 0, size_ = 1;
+  std::vector<int> names_;  // the ranks as MPI_COMM_WORLD has them
+  std::optional<mpi_roll> roll_;
+  mpi_call call_;
+  std::int64_t number_ = 0;  // of collectives
+  std::array<std::int64_t, 2 * std::tuple_size_v<decltype(mpi_call{}.numbers())>> said_{}, largest_{};
+  std::vector<MPI_Request> requests_;
+  std::vector<MPI_Status> statuses_;
+  std::vector<std::int64_t> gathered_;  // numbers of every rank
+  parallel::traffic traffic_;
+};
+
+}  // namespace detail
+}  // namespace yoke::parallel
