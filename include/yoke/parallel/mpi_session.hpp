@@ -108,13 +108,17 @@ class mpi_session {
       detail::check_mpi(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &level), "the start of MPI");
     else
       MPI_Query_thread(&level);
-    if (level >= MPI_THREAD_MULTIPLE)
-      return;
-    if (owns_)
-      MPI_Finalize();
-    throw error(
-        "the start of MPI: it is for one thread only, and collectives run beside others "
-        "(MPI_THREAD_MULTIPLE)");
+    if (level < MPI_THREAD_MULTIPLE) {
+      if (owns_)
+        MPI_Finalize();
+      throw error("the start of MPI: it does not serve several threads at once (MPI_THREAD_MULTIPLE)");
+    }
+    auto neighbours = MPI_COMM_NULL;
+    detail::check_mpi(
+        MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours),
+        "the ranks of this machine");
+    MPI_Comm_rank(neighbours, &local_rank_);
+    MPI_Comm_free(&neighbours);
   }
 
   int exceptions_ = std::uncaught_exceptions();
