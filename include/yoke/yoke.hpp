@@ -12,6 +12,7 @@
 #include <yoke/contrastive/info_nce.hpp>
 #include <yoke/contrastive/inputs.hpp>
 #include <yoke/contrastive/presets.hpp>
+#include <yoke/contrastive/sigmoid_loss.hpp>
 #include <yoke/cpu/context.hpp>
 #include <yoke/data/labels.hpp>
 #include <yoke/data/loader.hpp>

@@ -7,6 +7,7 @@
 #include <yoke/parallel/solo.hpp>
 #include <yoke/parallel/threads.hpp>
 
+#include "contrastive/pairs.hpp"
 #include <algorithm>
 #include <catch2/catch_all.hpp>
 #include <cmath>
@@ -14,45 +15,12 @@
 #include <vector>
 
 using namespace yoke;
+using namespace made_up;
 using contrastive::info_nce;
 using contrastive::info_nce_options;
 using contrastive::text_exchange;
 
 namespace {
-
-using numbers = std::vector<double>;
-
-struct pairs {
-  extent_t rows, width;
-  double scale;
-  numbers image, text;
-};
-
-struct outcome {
-  double loss = 0, accuracy = 0, d_scale = 0;
-  numbers d_image, d_text;
-};
-
-/// Normal embeddings, so not of unit length.
-pairs random_pairs(extent_t rows, extent_t width, double scale) {
-  random_sequence r{static_cast<std::uint64_t>(1000 * rows + width)};
-  pairs p{rows, width, scale, numbers(static_cast<std::size_t>(rows * width)), {}};
-  p.text = p.image;
-  for (auto* v : {&p.image, &p.text})
-    for (auto& x : *v) x = r.normal();
-  return p;
-}
-
-pairs unit_rows(pairs p) {
-  auto const width = static_cast<std::size_t>(p.width);
-  for (auto* v : {&p.image, &p.text})
-    for (std::size_t i = 0; i < v->size(); i += width) {
-      double square = 0;
-      for (std::size_t k = i; k < i + width; ++k) square += (*v)[k] * (*v)[k];
-      for (std::size_t k = i; k < i + width; ++k) (*v)[k] /= std::sqrt(square);
-    }
-  return p;
-}
 
 /// By the definition, with all logits at once.
 outcome dense(pairs const& p) {
@@ -96,49 +64,16 @@ outcome dense(pairs const& p) {
 /// The library's loss with elements of T over n ranks; n = 0: solo.
 template <class T>
 outcome streamed(pairs const& p, info_nce_options const& options = {}, int n = 0) {
-  using A = accumulator_t<T>;
-  std::vector<A> const image(p.image.begin(), p.image.end()), text(p.text.begin(), p.text.end());
-  std::vector<A> d_image(image.size(), A{7}), d_text(text.size(), A{7});
-  std::vector<contrastive::info_nce_result> results(static_cast<std::size_t>(std::max(n, 1)));
-  auto const rank = [&](auto& ranks) {
-    cpu::context<T> c{mebibytes(64), mebibytes(1)};
-    {  // memory that an earlier step has used
-      arena_scope const scratch{c.memory};
-      fill(c, make<A>(c, shape{extent_t{100'000}}), 1e3);
-    }
-    auto const rows = p.rows / ranks.size(), first = ranks.rank() * rows;
-    auto const mine = [&](auto& v) {
-      return slice(view<std::remove_reference_t<decltype(v[0])>, 2>{v.data(), {{p.rows, p.width}}}, first,
-                   rows);
-    };
-    results[static_cast<std::size_t>(ranks.rank())] = info_nce(
-        c, ranks, mine(image), mine(text), static_cast<A>(p.scale), mine(d_image), mine(d_text), options);
-    expects(c.memory.used() == 0, "the arena is given back");
+  auto const loss = [&](auto& c, auto& ranks, auto image, auto text, auto d_image, auto d_text) {
+    return info_nce(c, ranks, image, text, static_cast<accumulator_t<T>>(p.scale), d_image, d_text, options);
   };
-  if (n == 0) {
-    parallel::solo alone;
-    rank(alone);
-  } else {
-    parallel::threads_group{n}.run(rank);
-  }
-  outcome o{results[0].loss, results[0].accuracy, 0, numbers(d_image.begin(), d_image.end()),
-            numbers(d_text.begin(), d_text.end())};
+  auto [o, results] = on_ranks<T>(p, n, loss);
+  o.accuracy = results[0].accuracy;
   for (auto const& r : results) {
+    expects(r.accuracy == o.accuracy, "every rank reports the global accuracy");
     o.d_scale += r.d_scale;
-    expects((r.loss == o.loss || std::isnan(o.loss)) && r.accuracy == o.accuracy,
-            "every rank reports the global loss");
   }
   return o;
-}
-
-/// The largest difference, relative to the largest value.
-double difference(numbers const& a, numbers const& b) {
-  double most = 0, size = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    most = std::max(most, std::isnan(a[i]) ? 1e300 : std::abs(a[i] - b[i]));
-    size = std::max(size, std::abs(b[i]));
-  }
-  return size == 0 ? most : most / size;
 }
 
 void check_same(outcome const& a, outcome const& b, double tolerance) {
@@ -297,7 +232,8 @@ TEST_CASE("wrong shapes are refused, on every rank", "[info_nce]") {
   CHECK_THROWS_AS(call(rows(4, 3), rows(4, 3), rows(3, 4), rows(4, 3)), precondition_error);
   CHECK_THROWS_AS(call(rows(0, 3), rows(0, 3), rows(0, 3), rows(0, 3)), precondition_error);
   CHECK_THROWS_AS(call(rows(4, 0), rows(4, 0), rows(4, 0), rows(4, 0)), precondition_error);
-  CHECK_THROWS_AS(call(rows(4, 3), rows(4, 3), rows(4, 3), rows(4, 3), {.tile_rows = -1}), precondition_error);
+  CHECK_THROWS_AS(call(rows(4, 3), rows(4, 3), rows(4, 3), rows(4, 3), {.tile_rows = -1}),
+                  precondition_error);
   CHECK_THROWS_AS(call(rows(4, 3), rows(4, 3), rows(4, 3), rows(4, 3), {.tile_columns = -1}),
                   precondition_error);
 
@@ -328,8 +264,8 @@ TEST_CASE("wrong shapes are refused, on every rank", "[info_nce]") {
     return what[0];
   };
   problem const usual{4, 3, 2.0f, text_exchange::gather};
-  CHECK(said(usual, {5, 3, 2.0f, text_exchange::gather}).find("info_nce: the ranks disagree about rows: 4 to 5") !=
-        std::string::npos);
+  CHECK(said(usual, {5, 3, 2.0f, text_exchange::gather})
+            .find("info_nce: the ranks disagree about rows: 4 to 5") != std::string::npos);
   CHECK(said(usual, {3, 4, 2.0f, text_exchange::gather}).find("about rows") != std::string::npos);
   CHECK(said(usual, {4, 5, 2.0f, text_exchange::gather}).find("about width") != std::string::npos);
   CHECK(said(usual, {4, 3, 2.5f, text_exchange::gather}).find("about scale") != std::string::npos);

@@ -31,6 +31,24 @@ TEMPLATE_TEST_CASE("square_root", "", double, float) {
   CHECK(is_nan(one(root, std::numeric_limits<TestType>::quiet_NaN())));
 }
 
+TEMPLATE_TEST_CASE("softplus, relative to itself in both tails", "", double, float) {
+  auto const value = [](auto y) { return yoke::cpu::detail::softplus(y).value; };
+  auto const slope = [](auto y) { return yoke::cpu::detail::softplus(y).slope; };
+  for (double x = -80; x < 80; x += 0.0371) {
+    auto const v = static_cast<TestType>(x);
+    auto const d = static_cast<double>(v);
+    auto const expected = std::max(d, 0.0) + std::log1p(std::exp(-std::abs(d)));
+    INFO(d);
+    CHECK(std::abs(one(value, v) - expected) <= 10 * rounding<TestType>() * expected);
+    auto const logistic = 1 / (1 + std::exp(-d));
+    CHECK(std::abs(one(slope, v) - logistic) <= 10 * rounding<TestType>() * logistic);
+  }
+  auto const infinity = std::numeric_limits<TestType>::infinity();
+  CHECK((one(value, -infinity) == 0 && one(slope, -infinity) == 0));
+  CHECK((is_infinite(one(value, infinity)) && one(slope, infinity) == 1));
+  CHECK(is_nan(one(value, std::numeric_limits<TestType>::quiet_NaN())));
+}
+
 TEMPLATE_TEST_CASE("logistic and normal, values and slopes", "", double, float) {
   auto const near_enough = [](double found, double expected) {
     return std::abs(found - expected) <= 100 * rounding<TestType>() * expected + 1e-36;

@@ -1,6 +1,8 @@
-// The contrastive loss's kernels on CUDA are the CPU's: statistics of tiles, merged one after the other, gradients, totals.
+// The contrastive losses' kernels on CUDA are the CPU's: statistics of tiles, merged one after the other, gradients, totals.
 #include <yoke/cpu/logits.hpp>
+#include <yoke/cpu/sigmoid_logits.hpp>
 #include <yoke/cuda/logits.cuh>
+#include <yoke/cuda/sigmoid_logits.cuh>
 
 #include "cuda/twins.hpp"
 #include <limits>
@@ -262,6 +264,44 @@ TEMPLATE_TEST_CASE("a tile of products becomes the gradient", "[cuda]", double, 
   }
   auto const terms = 4 + static_cast<double>(e.columns) / static_cast<double>(e.rows);  // of weight 1
   CHECK(most <= error * terms * size * static_cast<double>(weight));
+}
+
+TEMPLATE_TEST_CASE("a tile of products becomes the sigmoid loss's gradient", "[cuda]", double, float, bf16) {
+  using A = accumulator_t<TestType>;
+  auto& c = card<TestType>();
+  auto const e = GENERATE(from_range(std::begin(some_extents), std::end(some_extents)));
+  auto const how = GENERATE(store::overwrite, store::accumulate);
+  auto const size = GENERATE(1.0, 2500.0);
+  CAPTURE(e.rows, e.columns, e.diagonal, size);
+  problem<A> p{e.rows, e.columns, 19, size};
+  auto const scale = A{4}, bias = A{-10}, weight = A{0.125};
+  tensor<double, 1> totals{shape{extent_t{3}}, 23};
+  on<A, 2> const tile{c, p.products};
+  on<double, 1> const there{c, totals};
+  auto const run = [&](on<A, 2> const& products, on<double, 1> const& sums) {
+    sigmoid_logits(c, scale, bias, e.diagonal, weight, products.view(), sums.view(), how);
+  };
+  run(tile, there);
+  auto host = p.products;
+  sigmoid_logits(device<A>(), scale, bias, e.diagonal, weight, host.view(), totals.view(), how);
+
+  auto const exactly = std::is_same_v<A, double> ? 2e-14 : 1e-5;  // of a logit
+  auto const back = tile.back(c);
+  double most = 0;
+  for (extent_t i = 0; i < host.shape.size(); ++i) most = std::max(most, difference(back[i], host[i]));
+  CHECK(most <= exactly * size * static_cast<double>(scale * weight));
+  auto const found = there.back(c);
+  auto const elements = static_cast<double>(host.shape.size());
+  for (extent_t q = 0; q < 3; ++q) {
+    INFO(q << ": " << found[q] << ", on the CPU " << totals[q]);
+    CHECK(difference(found[q], totals[q]) <= exactly * elements * size * static_cast<double>(scale));
+  }
+
+  on<A, 2> const other{c, p.products};
+  on<double, 1> const others{c, tensor<double, 1>{shape{extent_t{3}}, 23}};
+  run(other, others);
+  CHECK(same_bits(other.back(c).data, back.data));
+  CHECK(same_bits(others.back(c).data, found.data));
 }
 
 TEST_CASE("a tile that is not aligned gives the same", "[cuda]") {

@@ -17,6 +17,7 @@
 #include <yoke/cpu/pointwise.hpp>
 #include <yoke/cpu/random.hpp>
 #include <yoke/cpu/relative_bias.hpp>
+#include <yoke/cpu/sigmoid_logits.hpp>
 #include <yoke/cpu/statistics.hpp>
 #include <yoke/cpu/tokens.hpp>
 #include <yoke/cpu/window_pool.hpp>

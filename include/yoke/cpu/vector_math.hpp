@@ -28,6 +28,29 @@ value_and_slope<V> logistic(V x) {
   return {x < 0 ? lower : upper, lower * upper};
 }
 
+/// log(1 + x) for x from 0 to 1, relative to itself to 2 units in the last place.
+inline lanes_t<float> log_of_one_and(lanes_t<float> x) {
+  auto const s = x / (x + 2), t = s * s;  // 2 artanh(s), by its series: t is at most 1/9
+  auto rest = t * (1.0f / 13) + 1.0f / 11;
+  rest = rest * t + 1.0f / 9;
+  rest = rest * t + 1.0f / 7;
+  rest = rest * t + 1.0f / 5;
+  rest = rest * t + 1.0f / 3;
+  return 2 * s + 2 * s * t * rest;
+}
+inline lanes_t<double> log_of_one_and(lanes_t<double> x) {
+  for (int i = 0; i < lanes<double>::count; ++i) x[i] = std::log1p(x[i]);
+  return x;
+}
+
+/// log(1 + e^x) and its slope 1 / (1 + e^-x), to a few units in the last place in both tails.
+template <class V>
+value_and_slope<V> softplus(V x) {
+  auto const e = exponential(x < 0 ? x : -x);
+  auto const upper = 1 / (1 + e);
+  return {(x < 0 ? V{} : x) + log_of_one_and(e), x < 0 ? e * upper : upper};
+}
+
 /// The square root of what is not negative, to 1 unit in the last place (outside [1e-36, 1e37]
 /// -ffast-math may halve it). In plain arithmetic: the library's function may set errno, and is not
 /// vectorised for that.

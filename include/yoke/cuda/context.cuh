@@ -19,6 +19,7 @@
 #include <yoke/cuda/pointwise.cuh>
 #include <yoke/cuda/random.cuh>
 #include <yoke/cuda/relative_bias.cuh>
+#include <yoke/cuda/sigmoid_logits.cuh>
 #include <yoke/cuda/statistics.cuh>
 #include <yoke/cuda/tokens.cuh>
 #include <yoke/cuda/window_pool.cuh>

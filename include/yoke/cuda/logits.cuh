@@ -112,13 +112,13 @@ static __global__ void __launch_bounds__(logit_threads)
 }
 
 /// One block of three warps: the three sums of all blocks.
-static __global__ void add_logit_totals_kernel(double const* parts, extent_t count, double* sums) {
+static __global__ void add_logit_totals_kernel(double const* parts, extent_t count, double* sums, store how) {
   int const lane = threadIdx.x % 32, q = threadIdx.x / 32;
   double sum = 0;
   for (auto p = static_cast<extent_t>(lane); p < count; p += 32) sum += parts[p * 3 + q];
   sum = warp_sum(sum);
   if (lane == 0)
-    sums[q] = sum;
+    put(sums + q, sum, how);
 }
 
 /// True when every row of a tile begins at a multiple of 16 bytes.
@@ -205,7 +205,7 @@ std::array<double, 3> logit_totals(context<T>& c, view<A const, 1> row_maximum, 
   detail::launch(c, dim3(static_cast<unsigned>(blocks)), detail::logit_threads, 0,
                  &detail::logit_totals_kernel<A>, n, row_maximum.data, row.data, column.data, pair.data,
                  total.data, parts);
-  detail::launch(c, dim3(1), 96, 0, &detail::add_logit_totals_kernel, parts, blocks, sums);
+  detail::launch(c, dim3(1), 96, 0, &detail::add_logit_totals_kernel, parts, blocks, sums, store::overwrite);
   std::array<double, 3> found{};
   c.read(sums, 3, found.data());
   return found;

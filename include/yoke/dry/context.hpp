@@ -352,7 +352,7 @@ void adafactor_update(context<T>& c, adafactor_coefficients, view<G, 2>,
   sum_shares(row_means, column_means);
 }
 
-// The streamed loss.
+// The streamed losses.
 template <class T, class... Rest>
 void logit_statistics(context<T>& c, Rest&&...) {
   c.sample();
@@ -367,6 +367,10 @@ void log_sum_exp(context<T>& c, Rest&&...) {
 }
 template <class T, class... Rest>
 void logit_gradient(context<T>& c, Rest&&...) {
+  c.sample();
+}
+template <class T, class... Rest>
+void sigmoid_logits(context<T>& c, Rest&&...) {
   c.sample();
 }
 template <class T, class... Rest>
