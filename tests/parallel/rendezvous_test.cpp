@@ -181,7 +181,7 @@ TEST_CASE("ranks that never come are named on all that came", "[parallel][rendez
     if (rank != 2)
       return meet(rank, 3);
     auto const link = stranger(port);
-    auto const hello = bytes_of(parallel::detail::hello{1, 2, 3, 0});
+    auto const hello = bytes_of(parallel::detail::hello{parallel::detail::this_version, 2, 3, 0});
     parallel::detail::send_all(link, hello, std::chrono::steady_clock::now());
     parallel::detail::wait_for(link, POLLIN, std::chrono::steady_clock::now() + 5s);  // welcome, and gone
     return {};
@@ -243,7 +243,7 @@ TEST_CASE("a port that is taken is an error", "[parallel][rendezvous]") {
 
 TEST_CASE("strangers are refused and harm nobody", "[parallel][rendezvous]") {
   auto const port = free_port();
-  std::string const hello = bytes_of(parallel::detail::hello{1, 1, 2, 0});
+  std::string const hello = bytes_of(parallel::detail::hello{parallel::detail::this_version, 1, 2, 0});
   std::vector<std::string> const words{"GET / HTTP/1.1\r\n\r\n",
                                        std::string(100'000, '\0'),
                                        std::string(100'000, '\xff'),

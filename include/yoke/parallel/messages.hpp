@@ -33,7 +33,7 @@ struct hello {
   std::uint32_t version, rank, size;
   std::uint64_t configuration;
 };
-inline constexpr std::uint32_t this_version = 1;
+inline constexpr std::uint32_t this_version = 2;
 inline constexpr std::string_view greeting = "\x89Yoke\r\n\x1a";
 inline constexpr std::size_t hello_bytes = 28;  // in all versions to come
 
@@ -67,7 +67,10 @@ enum class kind : std::uint32_t {
   accepted = 1,  // rank 0's: all ranks are there
   failure,       // rank `rank` takes no further part; the body says why
   data,          // rank 0's: the body is for broadcast_bytes
-  farewell       // rank `rank` has done its work and leaves
+  farewell,      // rank `rank` has done its work and leaves
+  card,          // rank `rank`'s: the body is for all
+  contacts,      // rank 0's: the next part of the list of all that they gave
+  alive          // rank `rank`'s, now and then
 };
 
 struct message {
@@ -94,7 +97,7 @@ inline std::optional<message> take_message(std::string& in) {
   auto const what = take_number<std::uint32_t>(rest);
   auto const rank = take_number<std::uint32_t>(rest);
   auto const length = take_number<std::uint32_t>(rest);
-  if (what < static_cast<std::uint32_t>(kind::accepted) || what > static_cast<std::uint32_t>(kind::farewell))
+  if (what < static_cast<std::uint32_t>(kind::accepted) || what > static_cast<std::uint32_t>(kind::alive))
     throw bad_message("it sent no message that a rank sends");
   if (length > longest_body)
     throw bad_message("it sent a message that is too long");

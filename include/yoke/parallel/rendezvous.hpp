@@ -18,6 +18,9 @@ constexpr std::uint64_t configuration_hash(std::string_view text) {
 struct rendezvous_options {
   std::chrono::milliseconds timeout{60'000};  // ranks may be started that long one after the other
   std::uint64_t configuration = 0;            // all ranks must have the same: configuration_hash
+  std::chrono::milliseconds heartbeat{
+      2'000};  // so often each rank says that it lives, whatever its program does
+  std::chrono::milliseconds silence{15'000};  // a rank that says nothing for that long is gone
 };
 
 /// The meeting of all ranks of a program: whoever constructs it has met all the others, or gets parallel::error, which
@@ -28,14 +31,18 @@ struct rendezvous_options {
 /// Rank 0 listens at the port that launch_environment names until all have come; after that nobody does. Strangers are
 /// refused, but whoever can reach the port and knows how ranks greet may pass for one: use it within a network that is
 /// trusted, as NCCL must be. The connections stay open as a lifeline. A rank that is destroyed while an exception is on
-/// its way, ends without a word, or loses its connection is gone for the others; one that is destroyed in peace is not.
-/// Processes forked from a rank must not outlive it. For one thread at a time.
+/// its way, ends without a word, loses its connection, or is not heard for `silence` because it was stopped or cut off,
+/// is gone for the others; one that is destroyed in peace is not. A rank that does not hear rank 0 is itself the one that
+/// is cut off: it stops as the others do. Processes forked from a rank must not outlive it. poll and announce are for
+/// any thread, the rest is for one at a time.
 class rendezvous {
  public:
   explicit rendezvous(launch_environment const& here, rendezvous_options const& options = {})
       : here_{here}, timeout_{options.timeout}, exceptions_{std::uncaught_exceptions()} {
     expects(here.size > 0 && here.rank >= 0 && here.rank < here.size,
             "rendezvous: a rank is below the number of ranks");
+    expects(options.heartbeat.count() > 0 && options.silence > options.heartbeat,
+            "rendezvous: a rank's silence lasts longer than the pause between its heartbeats");
     if (here.size == 1)
       return;
     std::vector<detail::connection> links;
@@ -43,7 +50,7 @@ class rendezvous {
       links = detail::reception{here, options.configuration}.open(options.timeout);
     else
       links.push_back(detail::visitor{here, options.configuration}.enter(options.timeout));
-    lifeline_.emplace(here.rank, here.size, std::move(links));
+    lifeline_.emplace(here.rank, here.size, std::move(links), options.heartbeat, options.silence);
   }
   rendezvous(rendezvous const&) = delete;
   rendezvous& operator=(rendezvous const&) = delete;
@@ -71,6 +78,18 @@ class rendezvous {
                   std::to_string(here_.rank) + " waits for " + std::to_string(bytes.size()));
     std::copy(given.begin(), given.end(), reinterpret_cast<char*>(bytes.data()));
   }
+
+  /// For communicators: what every rank gives, by rank, and the address at which this one finds it: the one from which
+  /// rank 0 saw it come, and of rank 0 the one at which this rank reached it. At most 60,000 bytes of each.
+  std::vector<detail::contact> gather(std::string card, std::chrono::milliseconds timeout) {
+    expects(card.size() <= 60'000, "gather: at most 60000 bytes of each rank");
+    if (!lifeline_)
+      return {{detail::loopback(), std::move(card)}};
+    return lifeline_->gather(std::move(card), timeout);
+  }
+
+  /// Whether all ranks are on this machine, by the name that rank 0 has.
+  bool on_loopback() const { return detail::names_loopback(here_.host); }
 
   /// Throws parallel::error("rank 3 is gone: …") when a rank has failed: the first one that did, with what it announced.
   /// Costs next to nothing, and never waits.

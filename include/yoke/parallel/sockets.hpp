@@ -130,6 +130,10 @@ inline void keep_alive(endpoint const& e) {
 #endif
 }
 
+inline bool names_loopback(std::string const& host) {
+  return host == "localhost" || host == "127.0.0.1" || host == "::1";
+}
+
 /// Sockets that listen for peers: on the loopback's addresses for its names, for others on all of the machine's,
 /// because a machine may know its own name by another address than its peers do.
 inline std::vector<endpoint> listen_at(std::string const& host, int port) {
@@ -138,7 +142,7 @@ inline std::vector<endpoint> listen_at(std::string const& host, int port) {
     throw error("rank 0 cannot listen at port " + std::to_string(port) + ": " + why +
                 (why == words_of(EADDRINUSE) ? "; YOKE_PORT may name another port" : ""));
   };
-  auto const local = host == "localhost" || host == "127.0.0.1" || host == "::1";
+  auto const local = names_loopback(host);
   std::vector<endpoint> all;
   auto const try_at = [&](address const& a) {
     auto e = new_socket(a.storage.ss_family);
@@ -203,10 +207,10 @@ inline bool send_all(endpoint const& e, std::string_view bytes, moment until) {
   return true;
 }
 
-/// Appends what has come, some at most. Returns false when nothing will come any more, and `problem` says why.
-inline bool receive(endpoint const& e, std::string& in, std::string& problem) {
+/// Appends what has come, `most` bytes at most. Returns false when nothing will come any more, and `problem` says why.
+inline bool receive(endpoint const& e, std::string& in, std::string& problem, std::size_t most = 1 << 14) {
   std::array<char, 1 << 14> some;
-  auto const n = ::recv(e.descriptor(), some.data(), some.size(), 0);
+  auto const n = ::recv(e.descriptor(), some.data(), std::min(most, some.size()), 0);
   if (n > 0)
     in.append(some.data(), static_cast<std::size_t>(n));
   else if (n == 0)
