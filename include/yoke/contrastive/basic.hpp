@@ -22,6 +22,11 @@ struct basic_config {
     image.remat = text.remat = policy;
     return *this;
   }
+  /// Both towers are shared by the ranks of a model axis.
+  auto& sharded(nn::model_parallel how) {
+    image.model_parallel = text.model_parallel = how;
+    return *this;
+  }
 };
 
 /// `Norm` is that of the image tower's convolutions. nn::batch_norm takes its statistics from one micro-batch on one

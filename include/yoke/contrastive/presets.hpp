@@ -21,6 +21,11 @@ struct clip_config {
     image.remat = text.remat = policy;
     return *this;
   }
+  /// Both towers are shared by the ranks of a model axis.
+  auto& sharded(nn::model_parallel how) {
+    image.model_parallel = text.model_parallel = how;
+    return *this;
+  }
 };
 
 using clip_model = dual_encoder<towers::vit, towers::text_transformer>;

@@ -7,6 +7,7 @@ namespace yoke::nn {
 
 struct classifier_config {
   extent_t width, classes;
+  nn::model_parallel model_parallel = nn::model_parallel::none;
 };
 
 /// (batch, width), normed by the tower, -> a linear layer of that width, tanh, -> (batch, classes) logits.
@@ -14,8 +15,10 @@ struct classifier_head {
   linear hidden, logits;
 
   classifier_head(scope s, classifier_config const& c)
-      : hidden{s / "hidden", {.in = c.width, .out = c.width}},
-        logits{s / "logits", {.in = c.width, .out = c.classes}} {}
+      : hidden{s / "hidden",
+               {.in = c.width, .out = c.width, .split = gathered_rows(s, c.model_parallel, c.width)}},
+        logits{s / "logits",
+               {.in = c.width, .out = c.classes, .split = gathered_rows(s, c.model_parallel, c.classes)}} {}
   value<2> operator()(auto& t, value<2> x) const {
     return logits(t, ops::activate(t, hidden(t, x), activation::tanh));
   }

@@ -24,6 +24,7 @@ struct mbconv_config {
   double norm_epsilon = 1e-5;
   float stochastic_depth = 0;
   float branch_gain = 1;  // factor of the initial deviation of the matrix that ends the branch
+  nn::model_parallel model_parallel = nn::model_parallel::none;  // its matrices are gathered either way
 };
 
 /// (batch, height, width, in) -> (batch, height / stride, width / stride, out): shortcut(x) + branch(norm(x)). `Norm`
@@ -48,16 +49,27 @@ struct mbconv {
                {.in = c.in,
                 .out = inner(c),
                 .window = {.size = 1, .stride = stride_of(c, stride_in::expand), .padding = 0},
-                .bias = false}},
+                .bias = false,
+                .model_parallel = c.model_parallel}},
         filter{s / "filter",
                {.channels = inner(c),
                 .window = {.size = 3, .stride = stride_of(c, stride_in::depthwise), .padding = 1}}},
-        gate{s / "gate", {.width = inner(c), .squeezed = squeezed(c), .activation = c.squeeze_activation}},
+        gate{s / "gate",
+             {.width = inner(c),
+              .squeezed = squeezed(c),
+              .activation = c.squeeze_activation,
+              .model_parallel = c.model_parallel}},
         shrink{s / "shrink",
                {.in = inner(c),
                 .out = c.out,
-                .deviation = c.branch_gain / std::sqrt(static_cast<float>(inner(c)))}},
-        shortcut{s / "shortcut", {.in = c.in, .out = c.out, .stride = c.stride, .pool = c.pool}},
+                .deviation = c.branch_gain / std::sqrt(static_cast<float>(inner(c))),
+                .split = gathered_rows(s, c.model_parallel, c.out)}},
+        shortcut{s / "shortcut",
+                 {.in = c.in,
+                  .out = c.out,
+                  .stride = c.stride,
+                  .pool = c.pool,
+                  .model_parallel = c.model_parallel}},
         skip{s / "skip", c.stochastic_depth},
         kind{c.activation},
         stride{c.stride} {}

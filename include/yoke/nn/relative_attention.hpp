@@ -20,6 +20,7 @@ struct relative_attention_config {
   double norm_epsilon = 1e-5;
   float stochastic_depth = 0;
   float branch_gain = 1;  // factor of the initial deviation of the matrices that end the branches
+  nn::model_parallel model_parallel = nn::model_parallel::none;
 };
 
 /// (batch, height, width, in) -> (batch, height, width, out) on images of exactly the grid. Parameters besides the
@@ -32,13 +33,20 @@ struct relative_attention {
   attention_shape settings;
 
   relative_attention(scope s, relative_attention_config const& c)
-      : qkv{s / "qkv", {.in = c.in, .out = 3 * c.out}},
+      : qkv{s / "qkv",
+            {.in = c.in,
+             .out = 3 * c.out,
+             .split = column_or_gathered(s, c.model_parallel, 3 * c.out),
+             .groups = 3}},
         out{s / "out",
-            {.in = c.out, .out = c.out, .deviation = c.branch_gain / std::sqrt(static_cast<float>(c.out))}},
+            {.in = c.out,
+             .out = c.out,
+             .deviation = c.branch_gain / std::sqrt(static_cast<float>(c.out)),
+             .split = row_or_gathered(s, c.model_parallel, c.out)}},
         table{s.weight("table", shape{c.heads, 2 * c.grid.height - 1, 2 * c.grid.width - 1}, 0.02f,
-                       weight_decay::no)},
+                       weight_decay::no, c.model_parallel == model_parallel::tensor ? cut{0, 1} : cut{})},
         grid{c.grid},
-        settings{c.heads, false} {
+        settings{heads_of_rank(s, c.model_parallel, c.heads), false} {
     expects(c.heads > 0 && c.out % c.heads == 0, "relative attention: the width is a multiple of the heads");
   }
 
@@ -68,12 +76,21 @@ struct relative_attention_block {
       : norm_attention{s / "norm_attention", c.in, c.norm_epsilon},
         norm_mlp{s / "norm_mlp", c.out, c.norm_epsilon},
         attend{s / "attention", c},
-        up{s / "mlp" / "up", {.in = c.out, .out = c.expansion * c.out}},
+        up{s / "mlp" / "up",
+           {.in = c.out,
+            .out = c.expansion * c.out,
+            .split = column_or_gathered(s, c.model_parallel, c.expansion * c.out)}},
         down{s / "mlp" / "down",
              {.in = c.expansion * c.out,
               .out = c.out,
-              .deviation = c.branch_gain / std::sqrt(static_cast<float>(c.expansion * c.out))}},
-        shortcut{s / "shortcut", {.in = c.in, .out = c.out, .stride = c.stride, .pool = c.pool}},
+              .deviation = c.branch_gain / std::sqrt(static_cast<float>(c.expansion * c.out)),
+              .split = row_or_gathered(s, c.model_parallel, c.out)}},
+        shortcut{s / "shortcut",
+                 {.in = c.in,
+                  .out = c.out,
+                  .stride = c.stride,
+                  .pool = c.pool,
+                  .model_parallel = c.model_parallel}},
         skip_attention{s / "skip_attention", c.stochastic_depth},
         skip_mlp{s / "skip_mlp", c.stochastic_depth},
         kind{c.activation} {}

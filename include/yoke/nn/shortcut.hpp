@@ -11,6 +11,7 @@ struct shortcut_config {
   extent_t in, out;
   extent_t stride = 1;  // of a square window of that size
   window_pool_kind pool = window_pool_kind::max;
+  nn::model_parallel model_parallel = nn::model_parallel::none;
 };
 
 /// Half the height and width, or as many as the stride leaves.
@@ -27,7 +28,8 @@ struct shortcut {
 
   shortcut(scope s, shortcut_config const& c) : stride{c.stride}, pool{c.pool} {
     if (c.in != c.out)
-      project.emplace(s, linear_config{.in = c.in, .out = c.out});
+      project.emplace(
+          s, linear_config{.in = c.in, .out = c.out, .split = gathered_rows(s, c.model_parallel, c.out)});
   }
   value<4> operator()(auto& t, value<4> x) const {
     x = downsample(t, x, stride, pool);

@@ -12,6 +12,7 @@ namespace yoke::nn {
 struct squeeze_excitation_config {
   extent_t width, squeezed;
   yoke::activation activation = yoke::activation::silu;
+  nn::model_parallel model_parallel = nn::model_parallel::none;
 };
 
 /// (batch, height, width, channels) -> the same shape.
@@ -20,8 +21,10 @@ struct squeeze_excitation {
   activation kind;
 
   squeeze_excitation(scope s, squeeze_excitation_config const& c)
-      : squeeze{s / "squeeze", {.in = c.width, .out = c.squeezed}},
-        excite{s / "excite", {.in = c.squeezed, .out = c.width}},
+      : squeeze{s / "squeeze",
+                {.in = c.width, .out = c.squeezed, .split = gathered_rows(s, c.model_parallel, c.squeezed)}},
+        excite{s / "excite",
+               {.in = c.squeezed, .out = c.width, .split = gathered_rows(s, c.model_parallel, c.width)}},
         kind{c.activation} {}
 
   value<4> operator()(auto& t, value<4> x) const {

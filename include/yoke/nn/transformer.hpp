@@ -23,6 +23,7 @@ struct transformer_config {
   float dropout = 0;           // of each branch's output
   float stochastic_depth = 0;  // of the last block; earlier ones less, linearly from 0
   rematerialize remat = rematerialize::nothing;
+  nn::model_parallel model_parallel = nn::model_parallel::none;
 };
 
 /// Multi-head self-attention: one matrix for queries, keys and values, one for the output.
@@ -31,9 +32,18 @@ struct attention {
   attention_shape settings;
 
   attention(scope s, transformer_config const& c)
-      : qkv{s / "qkv", {.in = c.width, .out = 3 * c.width, .deviation = 1 / std::sqrt(float(c.width))}},
-        out{s / "out", {.in = c.width, .out = c.width, .deviation = residual_deviation(c)}},
-        settings{c.heads, c.causal} {
+      : qkv{s / "qkv",
+            {.in = c.width,
+             .out = 3 * c.width,
+             .deviation = 1 / std::sqrt(float(c.width)),
+             .split = column_or_gathered(s, c.model_parallel, 3 * c.width),
+             .groups = 3}},
+        out{s / "out",
+            {.in = c.width,
+             .out = c.width,
+             .deviation = residual_deviation(c),
+             .split = row_or_gathered(s, c.model_parallel, c.width)}},
+        settings{heads_of_rank(s, c.model_parallel, c.heads), c.causal} {
     expects(c.heads > 0 && c.width % c.heads == 0, "transformer: the width is a multiple of the heads");
   }
   value<2> operator()(auto& t, value<2> x, segments const& runs) const {
@@ -52,8 +62,16 @@ struct mlp {
   activation kind;
 
   mlp(scope s, transformer_config const& c)
-      : up{s / "up", {.in = c.width, .out = hidden(c), .deviation = 1 / std::sqrt(float(2 * c.width))}},
-        down{s / "down", {.in = hidden(c), .out = c.width, .deviation = attention::residual_deviation(c)}},
+      : up{s / "up",
+           {.in = c.width,
+            .out = hidden(c),
+            .deviation = 1 / std::sqrt(float(2 * c.width)),
+            .split = column_or_gathered(s, c.model_parallel, hidden(c))}},
+        down{s / "down",
+             {.in = hidden(c),
+              .out = c.width,
+              .deviation = attention::residual_deviation(c),
+              .split = row_or_gathered(s, c.model_parallel, c.width)}},
         kind{c.activation} {}
   auto operator()(auto& t, auto x) const { return down(t, ops::activate(t, up(t, x), kind)); }
 

@@ -2,24 +2,47 @@
 // pooling.
 #pragma once
 #include <yoke/autograd/tape.hpp>
+#include <yoke/ops/linear.hpp>
 
 namespace yoke::ops {
 
+/// `gathered`: each rank of the model axis has some rows of the table, which it gathers just before use. Every rank looks
+/// up all rows and adds all of their gradients to its own part: there is little to share out.
 struct embed_tokens_op {
+  bool gathered = false;
+
   template <class C>
   auto forward(tape<C>& t, segments const& s, view<std::int32_t const, 1> const& ids,
                parameter<2> const& table, parameter<2> const& positions) const {
-    auto y = make<typename C::element>(t.context(), shape{s.rows, table.shape[1]});
-    embed_tokens(t.context(), s, ids, t(table), t(positions), y);
+    auto& c = t.context();
+    auto y = make<typename C::element>(c, shape{s.rows, table.shape[1]});
+    arena_scope const scratch{c.memory};
+    auto* const ranks = gathered ? detail::model_axis(t) : nullptr;
+    auto const whole = ranks != nullptr ? detail::gather_rows(c, *ranks, t(table)) : t(table);
+    embed_tokens(c, s, ids, whole, t(positions), y);
     return std::pair{y, nothing_saved{}};
   }
   template <class C>
   void backward(tape<C>& t, nothing_saved, view<typename C::element const, 2> dy, segments const& s,
                 view<std::int32_t const, 1> const& ids, parameter<2> const& table,
                 parameter<2> const& positions) const {
+    using P = typename tape<C>::P;
+    auto& c = t.context();
     auto dtable = t.gradient_of(table), dpositions = t.gradient_of(positions);
-    if (dtable)
-      embed_tokens_backward(t.context(), s, ids, dy, dtable.data, dpositions.or_absent());
+    if (!dtable)
+      return;
+    auto* const ranks = gathered ? detail::model_axis(t) : nullptr;
+    if (ranks == nullptr) {
+      embed_tokens_backward(c, s, ids, dy, dtable.data, dpositions.or_absent());
+      return;
+    }
+    arena_scope const scratch{c.memory};
+    auto const n = table.shape[0];
+    auto const whole = make<P>(c, shape{n * ranks->size(), table.shape[1]});
+    fill(c, as_flat(whole), 0.0);
+    embed_tokens_backward(c, s, ids, dy, whole, dpositions.or_absent());
+    convert(c, view<P const, 1>{as_flat(slice(whole, n * ranks->rank(), n))}, as_flat(dtable.data),
+            store::accumulate);
   }
 };
 
@@ -80,16 +103,16 @@ struct pool_op {
 /// Rows of `table` (vocabulary, width) for the ids of all segments, plus a row of `positions`
 /// (context, width), by place within the segment; without positions when it is absent. -> (rows,
 /// width). Ids are within the vocabulary, which the kernel checks; a device's finding is thrown when
-/// the host next reads a result.
+/// the host next reads a result. Of a table that is gathered, `table` is this rank's rows (vocabulary / ranks, width).
 template <class C>
 value<2> token_embedding(tape<C>& t, segments const& s, view<std::int32_t const, 1> ids, parameter<2> table,
-                         parameter<2> positions = {}) {
+                         parameter<2> positions = {}, bool gathered = false) {
   expects(ids.extent(0) == s.rows, "token_embedding: one id for each row of the segments");
   expects(positions.shape[0] == 0 || positions.shape[0] >= s.longest, [&] {
     return "token_embedding: a caption of " + std::to_string(s.longest) + " tokens fits the context of " +
            std::to_string(positions.shape[0]);
   });
-  return t.apply(embed_tokens_op{}, s, ids, table, positions);
+  return t.apply(embed_tokens_op{gathered}, s, ids, table, positions);
 }
 
 /// Square patches of images (batch, height, width, channels) as rows (batch * patches, size * size

@@ -79,7 +79,11 @@ class coatnet {
             k == 0 ? stage.stride : 1, tokens, depth_rate(block));
     }
     if (c.embedding > 0)
-      projection_.emplace(s / "projection", nn::linear_config{.in = in, .out = c.embedding, .bias = false});
+      projection_.emplace(s / "projection",
+                          nn::linear_config{.in = in,
+                                            .out = c.embedding,
+                                            .bias = false,
+                                            .split = nn::gathered_rows(s, c.model_parallel, c.embedding)});
   }
 
   value<2> operator()(auto& t, value<4> images) const {
@@ -116,7 +120,8 @@ class coatnet {
                                                              .squeeze_activation = c.squeeze_activation,
                                                              .norm_epsilon = c.norm_epsilon,
                                                              .stochastic_depth = depth_rate,
-                                                             .branch_gain = branch_gain()});
+                                                             .branch_gain = branch_gain(),
+                                                             .model_parallel = c.model_parallel});
     else
       blocks.attentive.emplace_back(s, nn::relative_attention_config{.in = in,
                                                                      .out = stage.width,
@@ -128,7 +133,8 @@ class coatnet {
                                                                      .activation = c.activation,
                                                                      .norm_epsilon = c.layer_norm_epsilon,
                                                                      .stochastic_depth = depth_rate,
-                                                                     .branch_gain = branch_gain()});
+                                                                     .branch_gain = branch_gain(),
+                                                                     .model_parallel = c.model_parallel});
   }
   float depth_rate(extent_t block) const {
     auto const last = config_.blocks() - 1;

@@ -39,6 +39,7 @@ struct coatnet_config {
   double layer_norm_epsilon = 1e-5;  // of those in attention, MLP and at the end
   float stochastic_depth = 0;        // of the last block; earlier ones less, linearly from 0
   rematerialize remat = rematerialize::nothing;
+  nn::model_parallel model_parallel = nn::model_parallel::none;
 
   /// All strides together: one pixel of the last stage is this many of the image.
   extent_t stride() const {

@@ -25,6 +25,7 @@ struct text_transformer_config {
   float dropout = 0;
   float stochastic_depth = 0;
   rematerialize remat = rematerialize::nothing;
+  nn::model_parallel model_parallel = nn::model_parallel::none;
 };
 
 /// Captions -> (captions, embedding), not normalised. The end token is the last of each caption.
@@ -32,7 +33,9 @@ class text_transformer {
  public:
   text_transformer(scope s, text_transformer_config const& c)
       : config_{c},
-        table_{s.weight("tokens", shape{c.vocabulary, c.width}, 0.02f)},
+        gathered_{nn::gathered_rows(s, c.model_parallel, c.vocabulary) == matmul_split::gathered},
+        table_{s.weight("tokens", shape{c.vocabulary, c.width}, 0.02f, weight_decay::yes,
+                        gathered_ ? cut{0, 1} : cut{})},
         positions_{s.weight("positions", shape{c.context_length, c.width}, 0.01f)},
         blocks_{s,
                 {.width = c.width,
@@ -44,13 +47,18 @@ class text_transformer {
                  .causal = c.causal,
                  .dropout = c.dropout,
                  .stochastic_depth = c.stochastic_depth,
-                 .remat = c.remat}},
+                 .remat = c.remat,
+                 .model_parallel = c.model_parallel}},
         norm_{s / "norm", c.width, c.norm_epsilon},
-        projection_{s / "projection", {.in = c.width, .out = c.embedding, .bias = false}} {}
+        projection_{s / "projection",
+                    {.in = c.width,
+                     .out = c.embedding,
+                     .bias = false,
+                     .split = nn::gathered_rows(s, c.model_parallel, c.embedding)}} {}
 
   value<2> operator()(auto& t, tokens const& batch) const {
     auto const& runs = batch.captions;
-    auto x = ops::token_embedding(t, runs, batch.ids, table_, positions_);
+    auto x = ops::token_embedding(t, runs, batch.ids, table_, positions_, gathered_);
     x = blocks_(t, x, runs);
     if (config_.pool == text_pool::end_token)  // only the pooled rows need the norm
       return projection_(t, norm_(t, ops::pool(t, x, runs, pool_kind::last)));
@@ -61,6 +69,7 @@ class text_transformer {
 
  private:
   text_transformer_config config_;
+  bool gathered_;  // the table
   parameter<2> table_, positions_;
   nn::transformer blocks_;
   nn::layer_norm norm_;

@@ -37,6 +37,7 @@ struct vit_config {
   float dropout = 0;
   float stochastic_depth = 0;
   rematerialize remat = rematerialize::nothing;
+  nn::model_parallel model_parallel = nn::model_parallel::none;
 
   extent_t patches() const { return (image_size.height / patch_size) * (image_size.width / patch_size); }
   bool has_class_token() const { return pool != vit_pool::mean; }
@@ -48,7 +49,11 @@ class vit {
  public:
   vit(scope s, vit_config const& c)
       : config_{checked(c)},
-        patch_{s / "patch", {.in = c.patch_size * c.patch_size * c.channels, .out = c.width, .bias = false}},
+        patch_{s / "patch",
+               {.in = c.patch_size * c.patch_size * c.channels,
+                .out = c.width,
+                .bias = false,
+                .split = nn::gathered_rows(s, c.model_parallel, c.width)}},
         positions_{s.weight("positions", shape{c.tokens(), c.width}, deviation(c))},
         blocks_{s,
                 {.width = c.width,
@@ -59,10 +64,15 @@ class vit {
                  .norm_epsilon = c.norm_epsilon,
                  .dropout = c.dropout,
                  .stochastic_depth = c.stochastic_depth,
-                 .remat = c.remat}},
+                 .remat = c.remat,
+                 .model_parallel = c.model_parallel}},
         norm_after_{s / "norm_after", c.width, c.norm_epsilon},
         projection_{s / "projection",
-                    {.in = c.width, .out = c.embedding, .bias = false, .deviation = deviation(c)}} {
+                    {.in = c.width,
+                     .out = c.embedding,
+                     .bias = false,
+                     .deviation = deviation(c),
+                     .split = nn::gathered_rows(s, c.model_parallel, c.embedding)}} {
     if (c.norm_before)
       norm_before_.emplace(s / "norm_before", c.width, c.norm_epsilon);
     if (c.has_class_token())
