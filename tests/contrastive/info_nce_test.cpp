@@ -15,7 +15,7 @@
 #include <vector>
 
 using namespace yoke;
-using namespace made_up;
+using namespace paired;
 using contrastive::info_nce;
 using contrastive::info_nce_options;
 using contrastive::text_exchange;

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace made_up {
+namespace paired {
 
 using namespace yoke;
 
@@ -101,4 +101,4 @@ inline double difference(numbers const& a, numbers const& b) {
   return size == 0 ? most : most / size;
 }
 
-}  // namespace made_up
+}  // namespace paired

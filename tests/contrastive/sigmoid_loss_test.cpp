@@ -17,7 +17,7 @@
 #include <vector>
 
 using namespace yoke;
-using namespace made_up;
+using namespace paired;
 using contrastive::sigmoid_loss;
 using contrastive::sigmoid_options;
 

@@ -17,7 +17,7 @@ using namespace yoke;
 inline constexpr extent_t batch = 12;
 
 template <rematerialize Remat = rematerialize::nothing>
-auto small_model(scope s) {
+auto small_model(scope s, contrastive::logit_config const& logits = {}) {
   towers::vit image{s / "image",
                     {.image_size = 8,
                      .patch_size = 4,
@@ -38,7 +38,7 @@ auto small_model(scope s) {
                                  .dropout = 0.1f,
                                  .stochastic_depth = 0.2f,
                                  .remat = Remat}};
-  return contrastive::dual_encoder{s, std::move(image), std::move(text), 6};
+  return contrastive::dual_encoder{s, std::move(image), std::move(text), 6, logits};
 }
 
 /// Random images and captions of 1 to 7 tokens.
@@ -71,10 +71,15 @@ struct outcome {
   std::vector<double> gradients;
 };
 
+inline contrastive::info_nce_options small_tiles(
+    contrastive::text_exchange how = contrastive::text_exchange::gather) {
+  return {.exchange = how, .tile_rows = 5, .tile_columns = 4};
+}
+
 /// The loss and the gradients of one step in the middle of a run, summed over the ranks.
 template <class C, class Ranks, class Model>
 outcome run_step(C& c, Ranks& ranks, Model const& model, parameter_list const& list, data const& d,
-                 extent_t micro, contrastive::text_exchange how = contrastive::text_exchange::gather) {
+                 extent_t micro, contrastive::loss_options const& how = small_tiles()) {
   parameter_store<C> store{c, list};
   initialize(c, list, 1, store.master());
   store.refresh(c);
@@ -82,7 +87,7 @@ outcome run_step(C& c, Ranks& ranks, Model const& model, parameter_list const& l
   contrastive::step_options const options{
       .micro_batch = micro,
       .random = {.seed = 3, .step = 5, .first_sample = static_cast<std::uint64_t>(first)},
-      .loss = {.exchange = how, .tile_rows = 5, .tile_columns = 4}};
+      .loss = how};
   auto const r = contrastive::contrastive_step(c, ranks, model, store, d.images(first, local),
                                                d.captions(first, local), options);
   all_reduce(ranks, store.gradients());

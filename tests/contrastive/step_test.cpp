@@ -5,15 +5,19 @@
 #include <yoke/train/plan.hpp>
 
 #include "contrastive/small_step.hpp"
+#include <set>
+#include <string>
 
 using namespace yoke;
 using namespace made_up;
 
 namespace {
 
+contrastive::sigmoid_options const small_sigmoid_tiles{.tile_rows = 5, .tile_columns = 4};
+
 template <class Ranks, class Model>
 outcome run(Ranks& ranks, Model const& model, parameter_list const& list, data const& d, extent_t micro,
-            contrastive::text_exchange how = contrastive::text_exchange::gather) {
+            contrastive::loss_options const& how = small_tiles()) {
   cpu::context<double> c{mebibytes(32), mebibytes(8)};
   return run_step(c, ranks, model, list, d, micro, how);
 }
@@ -22,11 +26,19 @@ outcome run(Ranks& ranks, Model const& model, parameter_list const& list, data c
 
 TEST_CASE("k micro-batches equal one batch for every parameter") {
   parameter_list list;
-  auto const model = small_model(scope{list});
+  auto const model = small_model(scope{list}, contrastive::logit_config{.bias = -1.0f});
   made_up::data const d;
   parallel::solo alone;
-  auto const whole = run(alone, model, list, d, batch);
-  for (extent_t micro : {1, 2, 3, 4, 6}) check_same(run(alone, model, list, d, micro), whole, list);
+  auto const whole = run(alone, model, list, d, batch, small_sigmoid_tiles);
+  for (extent_t micro : {1, 2, 3, 4, 6})
+    check_same(run(alone, model, list, d, micro, small_sigmoid_tiles), whole, list);
+
+  parameter_list without_bias;
+  auto const usual = small_model(scope{without_bias});
+  auto const contrasted = run(alone, usual, without_bias, d, batch);
+  for (extent_t micro : {1, 2, 3, 4, 6})
+    check_same(run(alone, usual, without_bias, d, micro), contrasted, without_bias);
+  CHECK_THROWS_AS(run(alone, usual, without_bias, d, batch, small_sigmoid_tiles), precondition_error);
 }
 
 TEST_CASE("rematerialised towers give the same bits in the step") {
@@ -49,12 +61,17 @@ TEST_CASE("rematerialised towers give the same bits in the step") {
 }
 
 TEST_CASE("N ranks equal one rank, by gather and by ring") {
-  parameter_list list;
-  auto const model = small_model(scope{list});
+  using contrastive::text_exchange;
   made_up::data const d;
-  parallel::solo alone;
-  auto const whole = run(alone, model, list, d, batch);
-  for (auto how : {contrastive::text_exchange::gather, contrastive::text_exchange::ring})
+  for (contrastive::loss_options const& how : {contrastive::loss_options{small_tiles()},
+                                               {small_tiles(text_exchange::ring)},
+                                               {small_sigmoid_tiles}}) {
+    parameter_list list;
+    auto const sigmoid = how.index() == 1;
+    auto const model =
+        small_model(scope{list}, sigmoid ? contrastive::siglip_logits : contrastive::logit_config{});
+    parallel::solo alone;
+    auto const whole = run(alone, model, list, d, batch, how);
     for (int n : {2, 3, 4}) {
       std::vector<outcome> results(static_cast<std::size_t>(n));
       parallel::threads_group group{n};
@@ -66,6 +83,39 @@ TEST_CASE("N ranks equal one rank, by gather and by ring") {
         CHECK(r.gradients == results[0].gradients);
       }
     }
+  }
+}
+
+TEST_CASE("a rank with another batch ends the step on every rank, before a tower runs") {
+  parameter_list list;
+  auto const model = small_model(scope{list});
+  made_up::data const d;
+  auto const said = [&](int columns, extent_t odd_batch, contrastive::loss_options const& odd_loss) {
+    std::vector<std::string> what(4);
+    CHECK_THROWS_AS(parallel::threads_group{4}.run([&](parallel::threads& all) {
+      auto const me = static_cast<std::size_t>(all.rank());
+      auto ranks = split(all, all.rank() % columns), peers = split(all, all.rank() / columns);
+      parallel::any axis{peers};
+      auto const odd = all.rank() == 1;
+      cpu::context<double> c{mebibytes(8), mebibytes(1)};
+      parameter_store<cpu::context<double>> store{c, list};
+      try {
+        contrastive::contrastive_step(
+            c, ranks, model, store, d.images(0, odd ? odd_batch : 4), d.captions(0, odd ? odd_batch : 4),
+            {.loss = odd ? odd_loss : small_tiles(), .model_axis = columns > 1 ? &axis : nullptr});
+      } catch (parallel::error const& e) {
+        what[me] = e.what();
+        expects(c.memory.peak() == 0, "nothing was computed");
+        throw;
+      }
+    }),
+                    parallel::error);
+    CHECK(std::set<std::string>(what.begin(), what.end()).size() == 1);
+    return what[0];
+  };
+  CHECK(said(1, 3, small_tiles()) == "contrastive_step: the ranks disagree about the batch: 3 to 4");
+  CHECK(said(2, 0, small_tiles()) == "contrastive_step: the ranks disagree about the batch: 0 to 4");
+  CHECK(said(1, 4, small_sigmoid_tiles) == "contrastive_step: the ranks disagree about the loss: 0 to 1");
 }
 
 TEST_CASE("the plan of a step is its real use to the byte") {

@@ -30,7 +30,7 @@ outcome on_shared_card(parallel::threads& ranks, Model const& model, parameter_l
                        contrastive::text_exchange how) {
   cuda::context<T> c{mebibytes(32), mebibytes(8)};
   cuda::through_host<parallel::threads> there{c, ranks};
-  return made_up::run_step(c, there, model, list, made_up::data{}, ranks.size() == 4 ? 1 : 2, how);
+  return made_up::run_step(c, there, model, list, made_up::data{}, ranks.size() == 4 ? 1 : 2, made_up::small_tiles(how));
 }
 
 }  // namespace

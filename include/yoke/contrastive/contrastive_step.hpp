@@ -5,23 +5,30 @@
 #include <yoke/autograd/tape.hpp>
 #include <yoke/contrastive/info_nce.hpp>
 #include <yoke/contrastive/inputs.hpp>
+#include <yoke/contrastive/sigmoid_loss.hpp>
+#include <yoke/parallel/agreement.hpp>
 
 #include <cmath>
+#include <optional>
+#include <variant>
 
 namespace yoke::contrastive {
+
+/// Which loss over all pairs of the global batch, and how it is computed.
+using loss_options = std::variant<info_nce_options, sigmoid_options>;
 
 struct step_options {
   extent_t micro_batch = 0;  // divides the batch; 0 or the batch itself: one pass, everything kept
   random_key random{};       // first_sample: of this rank's batch within the global batch
   bool training = true;
   rematerialize remat = rematerialize::nothing;  // at least; the towers' own configuration may keep less
-  info_nce_options loss{};
+  loss_options loss{};
   parallel::any* model_axis = nullptr;  // the ranks among which the model's sharded parameters are shared out
   gradient_watch* watch = nullptr;      // told when gradients of parameters are added to
 };
 
 struct step_result {
-  double loss = 0;         // mean over the global batch and both directions
+  double loss = 0;         // over the global batch
   double logit_scale = 0;  // the factor, not its logarithm
 };
 
@@ -44,13 +51,22 @@ auto make_embedded(C& c, extent_t batch, extent_t width) {
   return embedded<E, A>{make<E>(c, s), make<A>(c, s), make<A>(c, s), make<A>(c, shape{batch})};
 }
 
+/// What the sigmoid loss adds to logits; empty where the model has no such parameter.
+template <class Model>
+std::optional<parameter<1>> logit_bias_of(Model const& model) {
+  if constexpr (requires { model.logit_bias; })
+    return model.logit_bias;
+  else
+    return std::nullopt;
+}
+
 }  // namespace detail
 
-/// Adds the gradients of the mean symmetric InfoNCE loss over all ranks' batches to the parameters'
-/// gradients; this rank's share, to be summed over ranks. `model` has image, text and logit_scale
-/// as dual_encoder has; `images` and `texts` are batches as in inputs.hpp, of one length on every
-/// rank; `embedding` is the towers' common width. A tower that gives what it is given, such as
-/// ready_embeddings (frozen.hpp), has nothing to differentiate.
+/// Adds the gradients of the loss over all ranks' batches to the parameters' gradients; this rank's share, to be summed
+/// over ranks. `model` has image, text and logit_scale as dual_encoder has, and logit_bias for the sigmoid loss; `images`
+/// and `texts` are batches as in inputs.hpp; `embedding` is the towers' common width. A tower that gives what it is
+/// given, such as ready_embeddings (frozen.hpp), has nothing to differentiate. Throws parallel::error on every rank, before
+/// anything is computed, when one of them has a batch of another length, or another loss.
 template <class C, class Ranks, class Model, class Images, class Texts>
 step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_store<C>& store,
                              Images const& given_images, Texts const& given_texts,
@@ -59,12 +75,21 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
   auto const embedding = model.embedding;
   auto const batch = given_images.count();
   auto const micro = options.micro_batch > 0 ? options.micro_batch : batch;
+  parallel::expect_agreement("contrastive_step",
+                             {{"the batch", static_cast<double>(batch)},
+                              {"the width of embeddings", static_cast<double>(embedding)},
+                              {"the loss", static_cast<double>(options.loss.index())}},
+                             ranks, options.model_axis);
   expects(batch > 0 && given_texts.count() == batch,
           "contrastive_step: as many captions as images, at least one");
   expects(batch % micro == 0, [&] {
     return "contrastive_step: the batch " + std::to_string(batch) + " is a multiple of the micro-batch " +
            std::to_string(micro);
   });
+  auto const bias = detail::logit_bias_of(model);
+  expects(bias || !std::holds_alternative<sigmoid_options>(options.loss),
+          "contrastive_step: the sigmoid loss is for a model with logit_bias, such as dual_encoder with "
+          "siglip_logits");
   arena_scope const step{c.memory};
   auto const& images = resident_batch(c, given_images);
   auto const& texts = resident_batch(c, given_texts);
@@ -93,11 +118,23 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
     return view<typename C::element const, 2>{dz};
   };
   auto const loss = [&] {
-    auto const scale = std::exp(scalar(c, view<A const, 1>{store.master_of(model.logit_scale)}));
-    auto const r = info_nce(c, ranks, view<A const, 2>{image.rows}, view<A const, 2>{text.rows},
-                            static_cast<A>(scale), image.gradient, text.gradient, options.loss);
-    add_scalar(c, r.d_scale * scale, store.gradient_of(model.logit_scale));
-    return step_result{r.loss, scale};
+    using matrix = view<A const, 2>;
+    auto const value_of = [&](parameter<1> const& p) {
+      return scalar(c, view<A const, 1>{store.master_of(p)});
+    };
+    auto const scale = std::exp(value_of(model.logit_scale));
+    auto const finish = [&](auto const& r) {
+      add_scalar(c, r.d_scale * scale, store.gradient_of(model.logit_scale));
+      return step_result{r.loss, scale};
+    };
+    if (auto const* const nce = std::get_if<info_nce_options>(&options.loss))
+      return finish(info_nce(c, ranks, matrix{image.rows}, matrix{text.rows}, static_cast<A>(scale),
+                             image.gradient, text.gradient, *nce));
+    auto const r = sigmoid_loss(c, ranks, matrix{image.rows}, matrix{text.rows}, static_cast<A>(scale),
+                                static_cast<A>(value_of(*bias)), image.gradient, text.gradient,
+                                std::get<sigmoid_options>(options.loss));
+    add_scalar(c, r.d_bias, store.gradient_of(*bias));
+    return finish(r);
   };
 
   if (micro == batch) {

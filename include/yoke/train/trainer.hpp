@@ -20,7 +20,7 @@ struct trainer_options {
   double largest_scale = 100;  // the learned factor on similarities stays within [1, this]
   int consecutive_skips = 20;  // so many non-finite steps in a row end the run
   std::uint64_t seed = 0;      // of initial values, dropout and stochastic depth
-  contrastive::info_nce_options loss{};
+  contrastive::loss_options loss{};  // contrastive::info_nce_options or contrastive::sigmoid_options
   rematerialize remat = rematerialize::nothing;  // at least; the towers' own configuration may keep less
   rank_options ranks{};
 };
