@@ -39,7 +39,7 @@ struct mbconv {
   nn::shortcut shortcut;
   nn::stochastic_depth skip;
   activation kind;
-  extent_t stride;
+  extent_t stride, width;
 
   mbconv(scope s, mbconv_config const& c)
       : norm{s / "norm", c.in, c.norm_epsilon},
@@ -72,7 +72,8 @@ struct mbconv {
                   .model_parallel = c.model_parallel}},
         skip{s / "skip", c.stochastic_depth},
         kind{c.activation},
-        stride{c.stride} {}
+        stride{c.stride},
+        width{c.out} {}
 
   value<4> operator()(auto& t, value<4> x) const {
     auto y = expand(t, norm(t, x));
@@ -81,9 +82,7 @@ struct mbconv {
     return ops::sum(t, shortcut(t, x), skip_images(t, skip, y));
   }
   /// What comes of images of this shape.
-  shape<4> output_shape(shape<4> in) const {
-    return {{in[0], in[1] / stride, in[2] / stride, shrink.weight.shape[0]}};
-  }
+  shape<4> output_shape(shape<4> in) const { return {{in[0], in[1] / stride, in[2] / stride, width}}; }
 
  private:
   static extent_t inner(mbconv_config const& c) { return c.expansion * c.out; }

@@ -103,7 +103,7 @@ struct relative_attention_block {
   }
   /// What comes of images of this shape.
   shape<4> output_shape(shape<4> in) const {
-    return {{in[0], in[1] / shortcut.stride, in[2] / shortcut.stride, down.weight.shape[0]}};
+    return {{in[0], in[1] / shortcut.stride, in[2] / shortcut.stride, norm_mlp.gain.shape[0]}};
   }
 };
 
