@@ -115,12 +115,12 @@ TEST_CASE("open clip: what is left out has OpenCLIP's defaults", "[io]") {
 
 TEST_CASE("open clip: every setting that is carried is carried", "[io]") {
   auto const c = parse(with(
-      R"("quick_gelu": true, "custom_text": true, "init_logit_scale": 1.5)",
+      R"("quick_gelu": true, "custom_text": true, "init_logit_scale": 1.5, "init_logit_bias": -10)",
       R"("image_size": [64, 64], "patch_size": 16, "layers": 2, "head_width": 32, "mlp_ratio": 3.7, "pool_type": "avg", "no_class_token": true, "no_ln_pre": true, "final_ln_after_pool": true, "norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"})",
       R"("context_length": 9, "vocab_size": 11, "heads": 2, "layers": 0, "mlp_ratio": 2, "pool_type": "mean", "no_causal_mask": true, "norm_kwargs": {"eps": 1e-3}, "act_kwargs": {"approximate": "none"}, "hf_tokenizer_name": "t")"));
   CHECK(c.quick_gelu);
   CHECK(c.custom_text);
-  CHECK(c.init_logit_scale == 1.5);
+  CHECK((c.init_logit_scale == 1.5 && c.init_logit_bias == -10));
   CHECK((c.vision.image_size == 64 && c.vision.patch_size == 16 && c.vision.layers == 2 &&
          c.vision.heads() == 4));
   CHECK(c.vision.mlp_width() == 473);  // 473.6
@@ -172,7 +172,7 @@ TEST_CASE("open clip: what is wrong or cannot be built is named by key", "[io]")
        "embed_dim: must be from 1 to 16777216, not 0");
   says(R"({"embed_dim": "8", "vision_cfg": {}, "text_cfg": {}})",
        "embed_dim: must be a whole number, not \"8\"");
-  says(with(R"("init_logit_bias": -10)"), "init_logit_bias: a bias of the logits");
+  says(with(R"("init_logit_bias": -10000)"), "init_logit_bias: must be from -1000");
   says(with(R"("towers": 3)"), "towers: is not a key that is known here");
 
   auto const vision = [&](std::string const& more, std::string const& words) {

@@ -227,13 +227,17 @@ TEST_CASE("a bidirectional text tower with mean pooling") {
 
 TEST_CASE("configurations survive the way to OpenCLIP's form and back") {
   for (auto name : {"ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14", "tiny"}) {
-    auto const config = contrastive::clip_preset(name).value();
+    auto config = contrastive::clip_preset(name).value();
+    config.logits = contrastive::siglip_logits;
     auto const back = train::from_open_clip(train::to_open_clip(config));
     parameter_list a, b;
     contrastive::clip(scope{a}, config);
     contrastive::clip(scope{b}, back);
     REQUIRE(a.infos().size() == b.infos().size());
     for (std::size_t i = 0; i < a.infos().size(); ++i) CHECK(a.infos()[i].shape == b.infos()[i].shape);
+    CHECK(back.logits == config.logits);
+    CHECK(b.infos().back().name == "logit_bias");
+    CHECK(train::open_clip_tensor(b.infos().back()).value().name == "logit_bias");
     CHECK(back.image.heads == config.image.heads);
     CHECK(back.text.causal == config.text.causal);
   }

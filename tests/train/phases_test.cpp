@@ -283,6 +283,7 @@ TEST_CASE("a BASIC model is its JSON, every field of it") {
     d.model.text.stochastic_depth = 0.5f;
     d.model.text.norm_epsilon = 1e-4;
     d.model.text.activation = activation::gelu_tanh;
+    d.model.logits = {.scale = 10, .bias = -10.5f};
     d.preprocess.mean = {0.25, 0.5, 0.75};
     auto const text = train::to_json(d).dump(2);
     auto const back = train::basic_description_from(io::parse_json(text, "file"), "file");
@@ -295,6 +296,7 @@ TEST_CASE("a BASIC model is its JSON, every field of it") {
     CHECK(back.model.text.pool == d.model.text.pool);
     CHECK(back.model.text.causal == d.model.text.causal);
     CHECK(back.model.text.dropout == 0.125f);
+    CHECK(back.model.logits == d.model.logits);
     CHECK(back.preprocess == d.preprocess);
 
     auto const refused = [&](std::string const& what, std::string const& with, std::string const& sentence) {

@@ -16,6 +16,7 @@ namespace yoke::contrastive {
 struct basic_config {
   towers::coatnet_config image{};
   towers::text_transformer_config text{};
+  logit_config logits{};  // siglip_logits for the sigmoid loss
 
   /// Both towers rematerialise, or neither.
   basic_config& rematerialized(rematerialize policy) {
@@ -34,13 +35,13 @@ struct basic_config {
 template <class Norm = nn::layer_norm>
 using basic_model = dual_encoder<towers::coatnet<Norm>, towers::text_transformer>;
 
-/// Parameters "image.…", "text.…" and "logit_scale" below the scope.
+/// Parameters "image.…", "text.…" and "logit_scale" below the scope, and "logit_bias" where there is to be one.
 template <class Norm = nn::layer_norm>
 basic_model<Norm> basic(scope s, basic_config const& c) {
   expects(c.image.features() == c.text.embedding,
           "basic: the text tower's embedding is as wide as the image's");
   return {s, towers::coatnet<Norm>{s / "image", c.image}, towers::text_transformer{s / "text", c.text},
-          c.text.embedding};
+          c.text.embedding, c.logits};
 }
 
 /// The names that `basic_preset` knows.

@@ -15,6 +15,7 @@ namespace yoke::contrastive {
 struct clip_config {
   towers::vit_config image{};
   towers::text_transformer_config text{};
+  logit_config logits{};  // siglip_logits for the sigmoid loss
 
   /// Both towers rematerialise, or neither.
   clip_config& rematerialized(rematerialize policy) {
@@ -30,11 +31,11 @@ struct clip_config {
 
 using clip_model = dual_encoder<towers::vit, towers::text_transformer>;
 
-/// Parameters "image.…", "text.…" and "logit_scale" below the scope.
+/// Parameters "image.…", "text.…" and "logit_scale" below the scope, and "logit_bias" where there is to be one.
 inline clip_model clip(scope s, clip_config const& c) {
   expects(c.image.embedding == c.text.embedding, "clip: both towers have one embedding width");
   return {s, towers::vit{s / "image", c.image}, towers::text_transformer{s / "text", c.text},
-          c.image.embedding};
+          c.image.embedding, c.logits};
 }
 
 /// The names that `clip_preset` knows.

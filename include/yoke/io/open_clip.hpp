@@ -4,6 +4,7 @@
 #include <yoke/core/tensor.hpp>
 
 #include <array>
+#include <optional>
 #include <string>
 
 namespace yoke::io {
@@ -72,6 +73,7 @@ struct open_clip_config {
   bool quick_gelu = false;                       // x * sigmoid(1.702 x) in both towers
   bool custom_text = false;                      // the text tower's weights are named "text.…"
   double init_logit_scale = 2.6592600369327779;  // ln(1 / 0.07)
+  std::optional<double> init_logit_bias{};       // of the sigmoid loss
   open_clip_vision vision;
   open_clip_text text;
   open_clip_preprocess preprocess;

@@ -163,7 +163,7 @@ inline open_clip_config read_model(json_fields fields) {
   c.vision = read_vision(fields.object("vision_cfg"));
   c.text = read_text(fields.object("text_cfg"));
   if (fields.has("init_logit_bias"))
-    fields.fail("init_logit_bias", "a bias of the logits, as SigLIP has it, is not supported");
+    c.init_logit_bias = fields.in_range<double>("init_logit_bias", -1000, 1000);
   fields.ignore("nonscalar_logit_scale");
   fields.expect_no_others();
   return c;
@@ -238,6 +238,8 @@ inline json to_json(open_clip_config const& c) {
     model["custom_text"] = true;
   if (c.init_logit_scale != open_clip_config{}.init_logit_scale)
     model["init_logit_scale"] = c.init_logit_scale;
+  if (c.init_logit_bias)
+    model["init_logit_bias"] = *c.init_logit_bias;
   model["vision_cfg"] = std::move(vision);
   model["text_cfg"] = std::move(text);
 

@@ -196,10 +196,16 @@ inline io::json to_json(basic_description const& d) {
   j["preprocess"]["mean"] = std::vector<double>(d.preprocess.mean.begin(), d.preprocess.mean.end());
   j["preprocess"]["deviation"] =
       std::vector<double>(d.preprocess.deviation.begin(), d.preprocess.deviation.end());
+  if (auto const& logits = d.model.logits; logits != contrastive::logit_config{}) {
+    j["logits"]["scale"] = logits.scale;
+    if (logits.bias)
+      j["logits"]["bias"] = *logits.bias;
+  }
   return j;
 }
 
-/// Every field must be there, and no other; io::error names file, key and rule.
+/// Every field must be there, and no other; but for "logits", without which they are CLIP's. io::error names file, key
+/// and rule.
 inline basic_description basic_description_from(io::json const& j, std::string const& file) {
   io::json_fields fields{j, file};
   basic_description d;
@@ -212,6 +218,13 @@ inline basic_description basic_description_from(io::json const& j, std::string c
     if (!(deviation > 0))
       preprocess.fail("deviation", "must be positive");
   preprocess.expect_no_others();
+  if (fields.has("logits")) {
+    auto logits = fields.object("logits");
+    d.model.logits.scale = logits.in_range<float>("scale", 1e-6f, 1e6f);
+    if (logits.has("bias"))
+      d.model.logits.bias = logits.in_range<float>("bias", -1000, 1000);
+    logits.expect_no_others();
+  }
   fields.expect_no_others();
   if (d.model.image.features() != d.model.text.embedding)
     throw io::error(file, "text.embedding",

@@ -3,6 +3,7 @@
 #include <yoke/contrastive/presets.hpp>
 #include <yoke/io/open_clip_file.hpp>
 
+#include <cmath>
 #include <string>
 #include <string_view>
 #include <sys/stat.h>
@@ -50,6 +51,10 @@ inline contrastive::clip_config from_open_clip(io::open_clip_config const& c) {
       .causal = !x.no_causal_mask,
       .activation = detail::gelu_of(c, x.tanh_gelu),
       .norm_epsilon = x.norm_epsilon};
+  if (c.init_logit_scale != io::open_clip_config{}.init_logit_scale)
+    model.logits.scale = static_cast<float>(std::exp(c.init_logit_scale));
+  if (c.init_logit_bias)
+    model.logits.bias = static_cast<float>(*c.init_logit_bias);
   return model;
 }
 
@@ -90,6 +95,10 @@ inline io::open_clip_config to_open_clip(contrastive::clip_config const& model) 
   c.text.no_causal_mask = !text.causal;
   c.text.norm_epsilon = text.norm_epsilon;
   c.text.tanh_gelu = text.activation == activation::gelu_tanh;
+  if (model.logits.scale != contrastive::logit_config{}.scale)
+    c.init_logit_scale = std::log(static_cast<double>(model.logits.scale));
+  if (model.logits.bias)
+    c.init_logit_bias = *model.logits.bias;
   return c;
 }
 

@@ -58,7 +58,7 @@ inline std::optional<foreign_tensor> open_clip_tensor(parameter_info const& p) {
     foreign_layout layout;
   };
   using enum foreign_layout;
-  constexpr std::array<entry, 14> names{{{"image.patch.weight", "visual.conv1.weight", patches},
+  constexpr std::array<entry, 15> names{{{"image.patch.weight", "visual.conv1.weight", patches},
                                          {"image.class_token", "visual.class_embedding", same},
                                          {"image.positions", "visual.positional_embedding", same},
                                          {"image.norm_before.gain", "visual.ln_pre.weight", same},
@@ -71,7 +71,8 @@ inline std::optional<foreign_tensor> open_clip_tensor(parameter_info const& p) {
                                          {"text.norm.gain", "ln_final.weight", same},
                                          {"text.norm.bias", "ln_final.bias", same},
                                          {"text.projection.weight", "text_projection", transposed},
-                                         {"logit_scale", "logit_scale", scalar}}};
+                                         {"logit_scale", "logit_scale", scalar},
+                                         {"logit_bias", "logit_bias", scalar}}};
   for (auto const& n : names)
     if (p.name == n.ours) {
       auto s = p.shape;
