@@ -57,6 +57,7 @@ on_cpu() {
   done
   yoke train_step "small, batch 256"
   for mode in autocast compile; do peer "small, batch 256" small_step.py $mode 256; done
+  OMP_WAIT_POLICY=passive yoke ranks 4
   yoke info_nce 16384 512
   for mode in dense chunked; do peer "info_nce 16384 x 512" infonce.py 16384 512 $mode; done
   yoke info_nce 65536 512
