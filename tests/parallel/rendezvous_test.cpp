@@ -28,8 +28,30 @@ class variables {
 
  private:
   static void clear() {
-    for (auto const* name : {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "YOKE_PORT",
-                             "TORCHELASTIC_USE_AGENT_STORE"})
+    for (auto const* name : {"RANK",
+                             "WORLD_SIZE",
+                             "LOCAL_RANK",
+                             "MASTER_ADDR",
+                             "MASTER_PORT",
+                             "YOKE_PORT",
+                             "TORCHELASTIC_USE_AGENT_STORE",
+                             "SLURM_PROCID",
+                             "SLURM_NTASKS",
+                             "SLURM_STEP_NUM_TASKS",
+                             "SLURM_LOCALID",
+                             "SLURM_STEP_ID",
+                             "SLURM_STEPID",
+                             "SLURM_JOB_ID",
+                             "SLURM_JOBID",
+                             "SLURM_STEP_NODELIST",
+                             "SLURM_NODELIST",
+                             "SLURM_JOB_NODELIST",
+                             "OMPI_COMM_WORLD_RANK",
+                             "OMPI_COMM_WORLD_SIZE",
+                             "OMPI_COMM_WORLD_LOCAL_RANK",
+                             "PMI_RANK",
+                             "PMI_SIZE",
+                             "MPI_LOCALRANKID"})
       ::unsetenv(name);
   }
 };
@@ -118,6 +140,93 @@ TEST_CASE("a rank says which variable is wrong", "[parallel][rendezvous]") {
   CHECK(refusal("WORLD_SIZE", "99999999999999") == "WORLD_SIZE is 99999999999999: it must be 1 to 1048576");
   CHECK(refusal("MASTER_PORT", "65536") == "MASTER_PORT is 65536: it must be 1 to 65535");
   CHECK(refusal("YOKE_PORT", "none") == "YOKE_PORT is \"none\": it must be a number");
+}
+
+namespace {
+
+/// "rank/size local host:port", "alone", or what is wrong.
+std::string found(std::map<std::string, std::string> const& given) {
+  variables const set{given};
+  try {
+    auto const here = find_environment();
+    return here ? std::to_string(here->rank) + "/" + std::to_string(here->size) + " " +
+                      std::to_string(here->local_rank) + " " + here->host + ":" + std::to_string(here->port)
+                : "alone";
+  } catch (parallel::error const& e) {
+    return e.what();
+  }
+}
+
+std::map<std::string, std::string> with(std::map<std::string, std::string> a,
+                                        std::map<std::string, std::string> const& more) {
+  for (auto const& [name, value] : more) a[name] = value;
+  return a;
+}
+
+}  // namespace
+
+TEST_CASE("a rank finds out which launcher started it", "[parallel][rendezvous]") {
+  CHECK(found({}) == "alone");
+  CHECK(found(rank_2_of_4()) == "2/4 1 n7:29500");
+  CHECK(found(with(rank_2_of_4(), {{"OMPI_COMM_WORLD_SIZE", "9"}, {"SLURM_PROCID", "5"}})) ==
+        "2/4 1 n7:29500");
+  CHECK(found({{"RANK", "0"}}) == refusal("WORLD_SIZE", ""));
+  CHECK(found({{"MASTER_ADDR", "n7"}, {"MASTER_PORT", "1"}}) == "alone");
+
+  std::map<std::string, std::string> const slurm{{"SLURM_PROCID", "3"},
+                                                 {"SLURM_STEP_NUM_TASKS", "6"},
+                                                 {"SLURM_NTASKS", "8"},
+                                                 {"SLURM_LOCALID", "1"},
+                                                 {"SLURM_STEP_ID", "2"},
+                                                 {"SLURM_JOB_ID", "1234567"},
+                                                 {"SLURM_STEP_NODELIST", "node[03-05,7]"},
+                                                 {"SLURM_NODELIST", "node[01-07]"}};
+  CHECK(found(slurm) == "3/6 1 node03:24569");
+  CHECK(found(with(slurm, {{"YOKE_PORT", "77"}, {"MASTER_PORT", "78"}})) == "3/6 1 node03:77");
+  CHECK(found(with(slurm, {{"MASTER_PORT", "78"}, {"MASTER_ADDR", "n7"}})) == "3/6 1 n7:78");
+  CHECK(found(with(slurm, {{"SLURM_STEP_NODELIST", ""}})) == "3/6 1 node01:24569");
+  CHECK(found(with(slurm, {{"SLURM_STEP_NUM_TASKS", ""}})) == "3/8 1 node03:24569");
+  CHECK(found(with(slurm, {{"SLURM_STEP_NUM_TASKS", "1"}, {"SLURM_PROCID", "0"}, {"SLURM_LOCALID", "0"}})) ==
+        "alone");
+  CHECK(found(with(slurm, {{"SLURM_STEP_ID", ""}})) == "alone");  // a batch script, which is one process
+  CHECK(found(with(slurm, {{"SLURM_PROCID", "6"}})) ==
+        "SLURM_PROCID is 6: SLURM_STEP_NUM_TASKS is 6, so it must be below that");
+  CHECK(found(with(slurm, {{"SLURM_STEP_NODELIST", ""}, {"SLURM_NODELIST", ""}})) ==
+        "SLURM_STEP_NODELIST is not set, nor is MASTER_ADDR: ranks that Slurm starts cannot find rank 0");
+  auto const host = [&](std::string const& list) {
+    auto const text = found(with(slurm, {{"SLURM_STEP_NODELIST", list}}));
+    return text.starts_with("3/6 1 ") ? text.substr(6, text.find(':') - 6) : text;
+  };
+  CHECK(host("alpha") == "alpha");
+  CHECK(host("alpha,beta[1-3]") == "alpha");
+  CHECK(host("n[12]") == "n12");
+  CHECK(host("n[007,9]") == "n007");
+  CHECK(host("rack[01-03]-node[02-2,5].local,x") == "rack01-node02.local");
+  for (std::string const bad : {"n[1-3", "n[]", "[", "n]1", ",", "n[-3]"})
+    CHECK(host(bad) ==
+          "SLURM_STEP_NODELIST is \"" + bad + "\": it must be a list of hosts such as node[03-05,7]");
+
+  std::map<std::string, std::string> const ompi{
+      {"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "4"}, {"OMPI_COMM_WORLD_LOCAL_RANK", "1"}};
+  CHECK(found(ompi) == "alone");
+  CHECK((variables{ompi}, ranks_of_mpi_launcher()) == 4);
+  CHECK((variables{{}}, ranks_of_mpi_launcher()) == 1);
+  CHECK(found(with(ompi, {{"YOKE_PORT", "77"}})) == "1/4 1 localhost:77");
+  CHECK(found(with(ompi, {{"MASTER_ADDR", "n7"}, {"MASTER_PORT", "78"}})) == "1/4 1 n7:78");
+  CHECK(found(with(ompi, {{"MASTER_ADDR", "n7"}})) == "1/4 1 n7:29500");
+  // Under Slurm, mpirun's processes have the variables of its daemons.
+  CHECK(found(with(ompi, {{"SLURM_PROCID", "0"},
+                          {"SLURM_STEP_NUM_TASKS", "2"},
+                          {"SLURM_STEP_ID", "0"},
+                          {"SLURM_STEP_NODELIST", "b"},
+                          {"SLURM_JOB_ID", "5"},
+                          {"SLURM_JOB_NODELIST", "a,b"}})) == "1/4 1 a:20005");
+  CHECK(found(with(ompi, {{"YOKE_PORT", "77"}, {"OMPI_COMM_WORLD_RANK", ""}})) ==
+        "OMPI_COMM_WORLD_RANK is not set, although OMPI_COMM_WORLD_SIZE is");
+  CHECK(found({{"PMI_RANK", "2"}, {"PMI_SIZE", "3"}, {"YOKE_PORT", "77"}}) == "2/3 0 localhost:77");
+  CHECK(found({{"PMI_RANK", "2"}, {"PMI_SIZE", "3"}, {"MPI_LOCALRANKID", "2"}, {"YOKE_PORT", "77"}}) ==
+        "2/3 2 localhost:77");
+  CHECK(found({{"PMI_RANK", "0"}, {"PMI_SIZE", "1"}, {"YOKE_PORT", "77"}}) == "alone");
 }
 
 TEST_CASE("one rank alone meets nobody", "[parallel][rendezvous]") {
@@ -353,6 +462,58 @@ TEST_CASE("when a rank dies, all others learn which within a second", "[parallel
                  StartsWith("rank " + std::to_string(bad) + " is gone: " + why));
       CHECK_THAT(said[static_cast<std::size_t>(r)], !ContainsSubstring(","));
     }
+}
+
+TEST_CASE("what each rank gives reaches all, with the address of each", "[parallel][rendezvous]") {
+  auto const port = free_port();
+  auto const said = processes::run(4, [&](int rank) -> std::string {
+    rendezvous meeting{local(rank, 4, port), {.timeout = 10s}};
+    std::string heard;
+    for (std::size_t const much : {0, 1, 50'000}) {  // four of the last are more than a message holds
+      auto const all = meeting.gather(std::string(much, static_cast<char>('a' + rank)), 5s);
+      for (std::size_t r = 0; r < all.size(); ++r)
+        if (all[r].card != std::string(much, static_cast<char>('a' + r)) ||
+            !parallel::detail::is_loopback(all[r].at))
+          return "rank " + std::to_string(r) + " gave something else";
+      heard += std::to_string(all.size());
+    }
+    if (rank != 3)
+      meeting.gather("more", 200ms);
+    else
+      std::this_thread::sleep_for(500ms);
+    return heard;
+  });
+  CHECK(said[0] == "rank 0 gathers what all ranks give: of 3 nothing has come for 0.2 s");
+  for (auto const r : {1u, 2u}) CHECK(said[r] == "rank 0 is gone: it left with an exception");
+  CHECK(said[3] == "444");
+}
+
+TEST_CASE("ranks that are apart find each other by the addresses that rank 0 saw", "[parallel][rendezvous]") {
+  using namespace parallel::detail;
+  std::string problem;
+  auto const at = [&](std::string const& host) { return resolve(host, 4123, problem).at(0); };
+  std::vector<contact> const seen{{{}, "zero"},
+                                  {at("::ffff:10.0.0.7"), "one"},
+                                  {at("127.0.0.1"), "two"},
+                                  {at("2001:db8::5"), "three"},
+                                  {at("10.0.0.9"), ""}};
+  auto const read = [&](std::string const& rank_0) {
+    std::string text;
+    for (auto const& c : take_contacts(bytes_of(seen), 5, at(rank_0)))
+      text += text_of(with_port(c.at, 5)) + " " + c.card + "; ";
+    return text;
+  };
+  CHECK(read("10.0.0.1") ==
+        "10.0.0.1 port 5 zero; 10.0.0.7 port 5 one; 10.0.0.1 port 5 two; 2001:db8::5 port 5 three; 10.0.0.9 "
+        "port 5 "
+        "; ");
+  CHECK(
+      read("::1") ==
+      "127.0.0.1 port 5 zero; 10.0.0.7 port 5 one; 127.0.0.1 port 5 two; 2001:db8::5 port 5 three; 10.0.0.9 "
+      "port 5 ; ");
+  auto const bytes = bytes_of(seen);
+  for (std::size_t cut = 0; cut < bytes.size(); ++cut)
+    CHECK_THROWS_AS(take_contacts(bytes.substr(0, cut), 5, loopback()), bad_message);
 }
 
 TEST_CASE("a rank that has done its work may leave", "[parallel][rendezvous]") {

@@ -92,7 +92,7 @@ class introductions {
   void give_up(peer& p, std::string const& why) {
     p.problem += ": " + why;
     p.at = {};
-    until_ = std::min(until_, steady_clock::now() + milliseconds{2000});
+    until_ = std::min(until_, steady_clock::now() + milliseconds{1000});
   }
 
   void look_after(std::size_t me, std::size_t size) {
