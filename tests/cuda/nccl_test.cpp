@@ -1,8 +1,10 @@
 // Collectives by NCCL: on a real card for one rank; for several, and for what goes wrong among them, in the emulator.
 #include <yoke/cuda/nccl.cuh>
+#include <yoke/parallel/mesh.hpp>
 
 #include "cuda/ranks.hpp"
 #include "parallel/processes.hpp"
+#include <atomic>
 
 using namespace yoke;
 using namespace std::chrono_literals;
@@ -23,10 +25,13 @@ void break_rank(int rank) {
 emulated_nccl::counts seen() {
   return emulated_nccl::look();
 }
-/// The context's stream has work for so long.
+/// The context's stream has work for so long, or until the flag is set.
 void occupy(cuda::context<float>& c, std::chrono::milliseconds time) {
   auto const until = std::chrono::steady_clock::now() + time;
   emulator::enqueue(c.stream(), [until] { return std::chrono::steady_clock::now() > until; });
+}
+void occupy_until(cuda::context<float>& c, std::atomic<bool> const& flag) {
+  emulator::enqueue(c.stream(), [&flag] { return flag.load(); });
 }
 #else
 constexpr bool emulated = false;
@@ -38,6 +43,7 @@ counts seen() {
   return {};
 }
 void occupy(cuda::context<float>&, std::chrono::milliseconds) {}
+void occupy_until(cuda::context<float>&, std::atomic<bool> const&) {}
 #endif
 
 void needs_emulator() {
@@ -113,7 +119,7 @@ void wait_in_vain(cuda::context<float>& context, C& c, bool device, failures& wr
     }
     wrong.unless(false, "a sum without a rank");
   } catch (parallel::error const& e) {
-    wrong.unless(std::chrono::steady_clock::now() - since < 3s, "nobody waits long");
+    wrong.unless(std::chrono::steady_clock::now() - since < 10s, "nobody waits long");
     said_again(context, c, wrong, e.what());
     throw;
   }
@@ -140,6 +146,14 @@ TEST_CASE("nccl: one rank alone", "[cuda][parallel][nccl]") {
   }
   ranks::copies_hold(context, c, wrong);
   ranks::order_holds(context, c, wrong);
+  auto part = split(c, 7);
+  CHECK(part.size() == 1);
+  ranks::order_holds(context, part, wrong);
+  auto bits = card(std::vector<bf16>(5, bf16{3.0f}));
+  all_reduce(part, bits.view());
+  all_gather_parts(part, bits.view(), std::vector<extent_t>{1, 4});
+  wrong.unless(static_cast<float>(bits.back()[4]) == 3, "a sum of one rank");
+  wait_for_all(part, 1s);
   CHECK(wrong.what == std::vector<std::string>{});
 
   auto four = card(std::vector<float>(4));
@@ -174,6 +188,136 @@ TEMPLATE_TEST_CASE("nccl: collectives do what they promise", "[cuda][parallel][n
   CHECK(wrong.what == std::vector<std::string>{});
   CHECK(seen().destroyed - before.destroyed == n);
   CHECK(seen().aborted == before.aborted);
+}
+
+TEST_CASE("nccl: sums of bf16 are rounded after each pair of ranks", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  failures wrong;
+  auto const said = on(3, 10s, [&](auto& context, auto& c) {
+    on_card const card{context};
+    auto const value = [](float v) { return std::vector<bf16>(3, bf16{v}); };
+    auto const is = [&](std::vector<bf16> const& values, float v) {
+      return static_cast<float>(values.back()) == v;
+    };
+    // 256 + 1 is 256 in bf16, and so is that and another 1; rounded once it were 258.
+    auto sum = card(value(c.rank() == 0 ? 256.0f : 1.0f));
+    all_reduce(c, sum.view());
+    wrong.unless(is(sum.back(), 256), "all_reduce");
+    auto largest = value(static_cast<float>(c.rank()));
+    all_reduce(c, flat(largest), parallel::reduction::maximum);
+    wrong.unless(is(largest, 2), "maximum");
+    auto all = card(std::vector<bf16>(9, bf16{0.5f})), mine = card(value(0));
+    reduce_scatter(c, all.view(), mine.view());
+    wrong.unless(is(mine.back(), 1.5f), "reduce_scatter");
+  });
+  CHECK(said == std::vector<std::string>(3, "returned"));
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
+TEST_CASE("nccl: uneven parts are gathered where they lie", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  failures wrong;
+  auto const said = on(3, 10s, [&](auto& context, auto& c) {
+    on_card const card{context};
+    std::vector<extent_t> const begins{1, 5, 5, 8};
+    std::vector<std::int32_t> mine(9, 10 * (c.rank() + 1)), whole = mine;
+    std::fill_n(whole.begin() + 1, 4, 10);
+    std::fill_n(whole.begin() + 5, 3, 30);  // rank 1 has none
+    auto there = card(mine);
+    all_gather_parts(c, there.view(), begins);
+    wrong.unless(there.back() == whole, "on the card");
+    all_gather_parts(c, flat(mine), begins);
+    wrong.unless(mine == whole, "on the host");
+    all_gather_parts(c, flat(mine), std::vector<extent_t>(4, 2));
+    wrong.unless(mine == whole, "nothing");
+    auto const own = c.rank() == 0 ? 4 : c.rank() == 1 ? 0 : 3;
+    wrong.unless(c.traffic().bytes == 2.0 * 2 * 4 * own, "what was sent");
+  });
+  CHECK(said == std::vector<std::string>(3, "returned"));
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
+TEST_CASE("nccl: four ranks are a mesh of two by two", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const before = seen();
+  failures wrong;
+  auto const said = on(4, 10s, [&](auto& context, auto& c) {
+    auto const r = c.rank();
+    {
+      parallel::mesh mesh{c, {.data = 2, .model = 2}};
+      on_card const card{context};
+      auto one = card(std::vector<float>{static_cast<float>(r)}), other = card(one.back());
+      all_reduce(mesh.data(), one.view());
+      all_reduce(*mesh.model_axis(), other.view());
+      wrong.unless(one.back()[0] == static_cast<float>(2 + 2 * (r % 2)), "along the data axis");
+      wrong.unless(other.back()[0] == static_cast<float>(1 + 4 * (r / 2)), "along the model axis");
+      ranks::copies_hold(context, mesh.data(), wrong);
+      ranks::order_holds(context, mesh.model(), wrong);
+    }
+    auto part = split(c, r == 1 ? -3 : 1 << 30);
+    wrong.unless(part.size() == (r == 1 ? 1 : 3) && part.rank() == (r < 2 ? 0 : r - 1), "colors");
+    auto again = split(part, 0);  // of all that are left
+    std::vector<int> mine{r}, all(static_cast<std::size_t>(again.size()));
+    all_gather(again, flat(mine), flat(all));
+    wrong.unless(all == (r == 1 ? std::vector<int>{1} : std::vector<int>{0, 2, 3}), "a split of a split");
+    wrong.unless(c.traffic().bytes == 0 && again.traffic().calls_of(parallel::collective::all_gather) == 1,
+                 "what splits and their whole have sent");
+    barrier(c);
+  });
+  CHECK(said == std::vector<std::string>(4, "returned"));
+  CHECK(wrong.what == std::vector<std::string>{});
+  CHECK(seen().destroyed - before.destroyed == 4 * 5);
+}
+
+TEST_CASE("nccl: a split and its whole end together", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const before = seen();
+  failures wrong;
+  auto const said = on(4, 300ms, [&](auto& context, auto& c) {
+    auto pair = split(c, c.rank() / 2);
+    if (c.rank() == 3)
+      return;
+    auto const in_pair = c.rank() == 2;
+    try {
+      wait_in_vain(context, in_pair ? pair : c, true, wrong);
+    } catch (parallel::error const& e) {
+      said_again(context, in_pair ? c : pair, wrong, e.what());
+      throw;
+    }
+  });
+  for (auto const r : {0u, 1u, 2u})
+    CHECK_THAT(said[r], ContainsSubstring("has waited 0.3 s in all_reduce of 5 elements"));
+  CHECK(said[3] == "returned");
+  CHECK(wrong.what == std::vector<std::string>{});
+  CHECK(seen().aborted - before.aborted == 6);
+  CHECK(seen().destroyed - before.destroyed == 2);
+}
+
+TEST_CASE("nccl: a rank that does not come to a split ends the others at the deadline",
+          "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const said = on(3, 300ms, [&](auto&, auto& c) {
+    barrier(c);
+    if (c.rank() != 1)
+      split(c, 0);
+  });
+  CHECK(said[1] == "returned");
+  for (auto const r : {0u, 2u})
+    CHECK_THAT(said[r], ContainsSubstring("has waited 0.3 s in split, its collective number 2: a rank does "
+                                          "not come, or calls something else"));
+}
+
+TEST_CASE("nccl: a rank that does something alone may come later", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const said = on(2, 200ms, [&](auto&, auto& c) {
+    if (c.rank() == 1)
+      std::this_thread::sleep_for(700ms);
+    wait_for_all(c, 20s);
+    if (c.rank() == 0)
+      barrier(c);
+  });
+  CHECK_THAT(said[0], StartsWith("rank 0 has waited 0.2 s in barrier, its collective number 2"));
+  CHECK(said[1] == "returned");
 }
 
 TEST_CASE("nccl: the loss of several ranks is that of one", "[cuda][parallel][nccl]") {
@@ -248,13 +392,15 @@ TEST_CASE("nccl: an error that NCCL finds on one rank ends all", "[cuda][paralle
   auto const bad = GENERATE(0, 1, 2);
   auto const before = seen();
   failures wrong;
+  std::atomic<bool> broken = false;
   auto const said = on(3, 20s, [&](auto& context, auto& c) {
     barrier(c);
     if (c.rank() == bad) {
       auto buffer = cuda::buffer<float>{context, 5};
-      occupy(context, 50ms);
+      occupy_until(context, broken);  // so that the others' sums cannot end before
       all_reduce(c, buffer.view());
       break_rank(bad);
+      broken = true;
       context.wait();
     } else {
       wait_in_vain(context, c, true, wrong);
@@ -278,7 +424,7 @@ TEST_CASE("nccl: an error that follows from a peer's end is told as that", "[cud
     barrier(c);
     if (c.rank() == 1) {
       break_rank(0);  // rank 0 sees that before it hears why
-      std::this_thread::sleep_for(50ms);
+      std::this_thread::sleep_for(10ms);
       throw std::out_of_range("the disk is full");
     }
     wait_in_vain(context, c, true, wrong);

@@ -1,5 +1,5 @@
-// A communicator of NCCL's that never blocks and is looked after: it ends, on every rank, when a peer is gone, when NCCL
-// finds an error, or when a collective takes too long.
+// A communicator of NCCL's that never blocks and is looked after: it ends, on every rank and with all that were split from
+// it, when a peer is gone, when NCCL finds an error, or when a collective takes too long.
 #pragma once
 #include <yoke/cuda/device.cuh>
 #include <yoke/parallel/rendezvous.hpp>
@@ -11,6 +11,7 @@
 #include <deque>
 #include <exception>
 #include <future>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -74,10 +75,23 @@ struct collective_call {
   }
 };
 
+class nccl_handle;
+
+/// A communicator and those that were split from it, of one thread: one that fails takes the others with it.
+struct nccl_family {
+  std::vector<nccl_handle*> members;
+  std::string failure;
+};
+
 class nccl_handle final : public watcher {
  public:
   nccl_handle(device& d, parallel::rendezvous& meeting, nccl_options const& options)
-      : device_{d}, meeting_{meeting}, timeout_{options.timeout}, exceptions_{std::uncaught_exceptions()} {
+      : device_{d},
+        meeting_{meeting},
+        timeout_{options.timeout},
+        rank_{meeting.rank()},
+        size_{meeting.size()},
+        family_{std::make_shared<nccl_family>()} {
     expects(options.timeout.count() > 0, "nccl: the timeout is positive");
     d.make_current();
     ncclUniqueId id{};
@@ -87,16 +101,34 @@ class nccl_handle final : public watcher {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     settle(ncclCommInitRankConfig(&communicator_, size(), id, rank(), &config), {"the start of NCCL"});
-    d.watch(*this);
+    join_family();
+  }
+  /// The ranks of `whole` that name this color, which is 0 or more: this one is number `rank` of `size`. The stream has
+  /// done all that `whole` was given.
+  nccl_handle(nccl_handle& whole, int color, int rank, int size)
+      : device_{whole.device_},
+        meeting_{whole.meeting_},
+        timeout_{whole.timeout_},
+        rank_{rank},
+        size_{size},
+        family_{whole.family_} {
+    whole.look_at_deadline();
+    whole.expect_alive();
+    auto* const made = new ncclComm_t{};  // when this fails, NCCL may still write it
+    whole.settle(ncclCommSplit(whole.communicator_, color, rank, made, nullptr), {"split"});
+    communicator_ = *made;
+    delete made;
+    join_family();
   }
   nccl_handle(nccl_handle const&) = delete;
   nccl_handle& operator=(nccl_handle const&) = delete;
 
   ~nccl_handle() {
     device_.forget(*this);
+    std::erase(family_->members, this);
     if (communicator_ != nullptr && std::uncaught_exceptions() > exceptions_) {
       meeting_.announce("it left with an exception");
-      abort();
+      end({std::exchange(communicator_, nullptr)}, ncclCommAbort, timeout_);
     }
     try {
       while (communicator_ != nullptr && !begun_.empty()) {
@@ -105,15 +137,18 @@ class nccl_handle final : public watcher {
       }
       if (communicator_ != nullptr) {
         settle(ncclCommFinalize(communicator_), {"the end of NCCL"});
-        end(ncclCommDestroy);
+        end({std::exchange(communicator_, nullptr)}, ncclCommDestroy, timeout_);
       }
     } catch (std::exception const&) {  // nobody is left to tell
-      abort();
+      if (communicator_ != nullptr)
+        end({std::exchange(communicator_, nullptr)}, ncclCommAbort, timeout_);
     }
   }
 
-  int rank() const { return meeting_.rank(); }
-  int size() const { return meeting_.size(); }
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  std::chrono::milliseconds timeout() const { return timeout_; }
+  void set_timeout(std::chrono::milliseconds t) { timeout_ = t; }
 
   /// Throws parallel::error when something is wrong, from then on always the same.
   void poll() override {
@@ -159,9 +194,14 @@ class nccl_handle final : public watcher {
     std::optional<moment> since;  // when the stream was seen to have reached it
   };
 
+  void join_family() {
+    family_->members.push_back(this);
+    device_.watch(*this);
+  }
+
   void expect_alive() {
-    if (!failure_.empty())
-      throw parallel::error(failure_);
+    if (!family_->failure.empty())
+      throw parallel::error(family_->failure);
     try {
       meeting_.poll();
     } catch (parallel::error const& e) {
@@ -181,8 +221,9 @@ class nccl_handle final : public watcher {
         oldest.since = now;
       if (!oldest.done.passed()) {
         if (now - *oldest.since > timeout_)
-          fail("rank " + std::to_string(rank()) + " has waited " + parallel::detail::text_of(timeout_) +
-               " in " + oldest.call.text() + ", its collective number " + std::to_string(oldest.number) +
+          fail("rank " + std::to_string(meeting_.rank()) + " has waited " +
+               parallel::detail::text_of(timeout_) + " in " + oldest.call.text() +
+               ", its collective number " + std::to_string(oldest.number) +
                ": a rank does not come, or calls something else");
         return;
       }
@@ -206,8 +247,8 @@ class nccl_handle final : public watcher {
     while (state == ncclInProgress) {
       expect_alive();
       if (std::chrono::steady_clock::now() > until)
-        fail("rank " + std::to_string(rank()) + " has waited " + parallel::detail::text_of(timeout_) +
-             " for NCCL to take up " + call.text());
+        fail("rank " + std::to_string(meeting_.rank()) + " has waited " +
+             parallel::detail::text_of(timeout_) + " for NCCL to take up " + call.text());
       std::this_thread::yield();
       if (auto const asked = ncclCommGetAsyncError(communicator_, &state); asked != ncclSuccess)
         state = asked;
@@ -218,8 +259,8 @@ class nccl_handle final : public watcher {
 
   /// NCCL's own error. When a peer died that is its consequence, and the lifeline soon knows the cause.
   [[noreturn]] void fail_with(ncclResult_t state, collective_call const& call) {
-    auto const text = "rank " + std::to_string(rank()) + " of " + std::to_string(size()) + ": " +
-                      call.text() + ": NCCL says " + ncclGetErrorString(state) + " (" +
+    auto const text = "rank " + std::to_string(meeting_.rank()) + " of " + std::to_string(meeting_.size()) +
+                      ": " + call.text() + ": NCCL says " + ncclGetErrorString(state) + " (" +
                       ncclGetLastError(communicator_) + ")";
     for (auto const until = std::chrono::steady_clock::now() + std::chrono::milliseconds{200};
          std::chrono::steady_clock::now() < until; std::this_thread::sleep_for(std::chrono::milliseconds{5}))
@@ -229,41 +270,55 @@ class nccl_handle final : public watcher {
 
   /// The others hear it first: all must abort for any to come through it.
   [[noreturn]] void fail(std::string text) {
-    failure_ = std::move(text);
-    meeting_.announce(failure_);
-    abort();
-    throw parallel::error(failure_);
+    family_->failure = std::move(text);
+    meeting_.announce(family_->failure);
+    std::vector<ncclComm_t> all;
+    auto const give_up = [&](nccl_handle& h) {
+      if (auto* const c = std::exchange(h.communicator_, nullptr); c != nullptr)
+        all.push_back(c);
+    };
+    give_up(*this);  // it may be no member yet, or no more
+    for (auto* const h : family_->members) give_up(*h);
+    end(all, ncclCommAbort, timeout_);
+    throw parallel::error(family_->failure);
   }
 
-  void abort() noexcept { end(ncclCommAbort); }
-
-  /// Gives the communicator up, once. NCCL may wait for peers in here, so that it is left alone when it takes too long.
-  void end(ncclResult_t (*way)(ncclComm_t)) noexcept {
-    auto* const given_up = std::exchange(communicator_, nullptr);
-    if (given_up == nullptr)
-      return;
-    try {
-      std::packaged_task<void()> task{[=] { way(given_up); }};
-      auto const ended = task.get_future();
-      std::thread helper{std::move(task)};
-      if (ended.wait_for(timeout_) == std::future_status::ready)
-        helper.join();
-      else
-        helper.detach();
-    } catch (std::exception const&) {  // no thread to be had
-      way(given_up);
+  /// Ends communicators side by side. NCCL may wait for peers in there, so that it is left alone when it takes too long.
+  static void end(std::vector<ncclComm_t> const& communicators, ncclResult_t (*way)(ncclComm_t),
+                  std::chrono::milliseconds timeout) noexcept {
+    struct helper {
+      std::future<void> ended;
+      std::thread thread;
+    };
+    std::vector<helper> helpers;
+    auto const until = std::chrono::steady_clock::now() + timeout;
+    for (auto* const c : communicators) {
+      try {
+        helpers.reserve(communicators.size());
+        std::packaged_task<void()> task{[=] { way(c); }};
+        auto ended = task.get_future();
+        helpers.push_back({std::move(ended), std::thread{std::move(task)}});
+      } catch (std::exception const&) {  // no thread to be had
+        way(c);
+      }
     }
+    for (auto& h : helpers)
+      if (h.ended.wait_until(until) == std::future_status::ready)
+        h.thread.join();
+      else
+        h.thread.detach();
   }
 
   device& device_;
   parallel::rendezvous& meeting_;
   std::chrono::milliseconds timeout_;
-  int exceptions_;
+  int rank_, size_;
+  std::shared_ptr<nccl_family> family_;
+  int exceptions_ = std::uncaught_exceptions();
   ncclComm_t communicator_ = nullptr;
   std::deque<begun> begun_;  // oldest first
   std::vector<mark> spare_;
   std::uint64_t count_ = 0;
-  std::string failure_;
 };
 
 }  // namespace detail

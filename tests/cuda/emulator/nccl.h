@@ -48,7 +48,8 @@ inline ncclResult_t call(ncclComm_t comm, cudaStream_t stream, request what) {
     must_hold(what.to, what.bytes() * (what.name == "ncclAllGather" ? parts : 1));
   if (what.peer < 0 || what.peer >= self.group->size)
     return ncclInvalidArgument;
-  if (!self.starting.empty() || self.finalising)  // NCCL asks to be asked first whether it is through
+  if (!self.starting.empty() || self.splitting != nullptr ||
+      self.finalising)  // NCCL asks to be asked first whether it is through
     return ncclInvalidUsage;
   auto& group = current_group();
   group.calls.push_back({comm->self, stream, what});
@@ -112,6 +113,33 @@ inline ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqu
   members().push_back(self);
   *comm = new ncclComm{self};
   handles().push_back(std::unique_ptr<ncclComm>{*comm});  // kept, so that a use after the end is found
+  return ncclInProgress;
+}
+
+/// In progress, as its parent is, until all ranks have called it.
+inline ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* made,
+                                  ncclConfig_t* config) {
+  using namespace emulated_nccl;
+  emulator::guard const held{emulator::cards().lock};
+  auto& self = alive(comm, "ncclCommSplit");
+  if (config != nullptr)
+    emulator::fail("the emulated NCCL splits communicators with their configuration");
+  if (self.under_way > 0 || self.splitting != nullptr || self.finalising)
+    emulator::fail("ncclCommSplit of a communicator that has something under way");
+  if (color < 0)
+    emulator::fail("ncclCommSplit with a color below 0");
+  *made = nullptr;
+  auto const number = self.splits++;
+  self.group->divisions[number].calls[self.rank] = {color, key};
+  self.splitting = [&self, number, made] {
+    auto const part = divide(self, number);
+    if (part == nullptr)
+      return false;
+    members().push_back(part);
+    handles().push_back(std::make_unique<ncclComm>(ncclComm{part}));
+    *made = handles().back().get();
+    return true;
+  };
   return ncclInProgress;
 }
 

@@ -2,6 +2,7 @@
 // streams have come to theirs; one that a rank never calls, or calls with other arguments, pends until it is aborted.
 // What is forbidden ends the program with a sentence: memory that is not the card's, a communicator used after its end.
 #pragma once
+#include "../cuda_bf16.h"
 #include "streams.hpp"
 #include <cstring>
 #include <map>
@@ -105,14 +106,30 @@ struct clique {
     int done = 0;
   };
 
+  /// A split, until all ranks have called it: colors and keys, and what the colors' ranks become.
+  struct division {
+    std::map<int, std::pair<int, int>> calls;
+    std::map<int, std::shared_ptr<clique>> parts;
+  };
+
   int size;
   std::set<int> joined;
-  std::map<std::uint64_t, round> rounds;  // by their number on every rank
+  std::map<std::uint64_t, division> divisions;  // by their number on every rank
+  std::map<std::uint64_t, round> rounds;        // by their number on every rank
   std::map<std::pair<int, int>, std::deque<std::shared_ptr<letter>>> letters;  // from, to
 };
 inline std::map<std::string, std::shared_ptr<clique>>& cliques() {
   static std::map<std::string, std::shared_ptr<clique>> all;
   return all;
+}
+
+template <class V>
+V combined(V a, V b, ncclRedOp_t how) {
+  return how == ncclSum ? a + b : std::max(a, b);
+}
+/// As NCCL does it: rounded after each pair.
+inline __nv_bfloat16 combined(__nv_bfloat16 a, __nv_bfloat16 b, ncclRedOp_t how) {
+  return __float2bfloat16_rn(combined(__bfloat162float(a), __bfloat162float(b), how));
 }
 
 template <class V>
@@ -122,7 +139,7 @@ void reduce(std::vector<request> const& calls, bool scatter) {
   for (std::size_t r = 0; r < calls.size(); ++r)
     for (std::size_t i = 0; i < n; ++i) {
       auto const v = static_cast<V const*>(calls[r].from)[i];
-      result[i] = r == 0 ? v : calls[0].how == ncclSum ? result[i] + v : std::max(result[i], v);
+      result[i] = r == 0 ? v : combined(result[i], v, calls[0].how);
     }
   for (std::size_t r = 0; r < calls.size(); ++r)
     std::memcpy(calls[r].to, result.data() + (scatter ? r * calls[0].count : 0), calls[r].bytes());
@@ -143,8 +160,10 @@ inline void perform(std::vector<request> const& calls) {
     reduce<float>(calls, first.name == "ncclReduceScatter");
   } else if (first.type == ncclFloat64) {
     reduce<double>(calls, first.name == "ncclReduceScatter");
+  } else if (first.type == ncclBfloat16) {
+    reduce<__nv_bfloat16>(calls, first.name == "ncclReduceScatter");
   } else {
-    emulator::fail("the emulated NCCL reduces floats and doubles");
+    emulator::fail("the emulated NCCL reduces floats, doubles and bfloat16");
   }
 }
 
@@ -159,12 +178,19 @@ struct member {
   std::uint64_t collectives = 0;
   int under_way = 0;
   std::vector<std::function<void()>> starting;  // calls that have not come to the stream
+  std::uint64_t splits = 0;
+  std::function<bool()> splitting;  // true when it is through
 
   ncclResult_t progress() {
     if (broken != ncclSuccess)
       return broken;
     if (group->joined.size() < static_cast<std::size_t>(group->size))
       return ncclInProgress;
+    if (splitting != nullptr) {
+      if (!splitting())
+        return ncclInProgress;
+      splitting = nullptr;
+    }
     for (auto const& start : std::exchange(starting, {})) start();
     return finalising && under_way > 0 ? ncclInProgress : ncclSuccess;
   }
@@ -190,6 +216,25 @@ struct member {
     return complete;
   }
 };
+
+/// A step of this rank's split: what it has become, or nothing before all ranks have called it.
+inline std::shared_ptr<member> divide(member& self, std::uint64_t number) {
+  auto const& group = *self.group;
+  auto& division = self.group->divisions[number];
+  if (division.calls.size() < static_cast<std::size_t>(group.size))
+    return nullptr;
+  auto const [color, key] = division.calls[self.rank];
+  int size = 0, rank = 0;
+  for (auto const& [r, call] : division.calls) {
+    size += call.first == color ? 1 : 0;
+    rank += call.first == color && std::pair{call.second, r} < std::pair{key, self.rank} ? 1 : 0;
+  }
+  auto& part = division.parts[color];
+  if (part == nullptr)
+    part = std::make_shared<clique>(size);
+  for (int r = 0; r < size; ++r) part->joined.insert(r);
+  return std::make_shared<member>(part, rank);
+}
 
 inline std::vector<std::weak_ptr<member>>& members() {
   static std::vector<std::weak_ptr<member>> all;
