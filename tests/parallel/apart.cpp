@@ -15,7 +15,12 @@ int main(int argc, char** argv) {
     if (argc > 2)
       options.silence = std::chrono::seconds{std::atoi(argv[2])};
     options.heartbeat = options.silence / 8;
-    parallel::rendezvous meeting{parallel::read_environment(), options};
+    auto const here = parallel::find_environment();
+    if (!here) {
+      std::puts("no launcher says who else there is");
+      return 2;
+    }
+    parallel::rendezvous meeting{*here, options};
     parallel::tcp whole{meeting};
     auto ranks = split(whole, 0);
     for (auto const sums = argc > 1 ? std::atoi(argv[1]) : 100; done < sums; ++done) {

@@ -23,8 +23,10 @@ name=yoke-apart-$$
 work=$(mktemp -d)
 running=()
 clean() {
-  for process in "${running[@]}"; do kill -KILL "$process" 2> /dev/null || true; done
-  for rank in 0 1; do ip netns delete $name-$rank 2> /dev/null || true; done
+  for rank in 0 1; do
+    for process in $(ip netns pids $name-$rank 2> /dev/null); do kill -KILL "$process" 2> /dev/null || true; done
+    ip netns delete $name-$rank 2> /dev/null || true
+  done
   rm -rf "$work"
 }
 trap clean EXIT
@@ -41,9 +43,11 @@ trap clean EXIT
 } 2> "$work/problem" || skip "$(head -1 "$work/problem")"
 
 now() { date +%s.%N; }
-since() { echo "$1 $(now)" | awk '{ printf "%.1f", $2 - $1 }'; }
+elapsed() { awk -v then="$since" -v now="$(now)" 'BEGIN { printf "%.1f", now - then }'; }
+below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
 
-start=$(now)
+event="the start"
+since=$(now)
 for rank in 0 1; do
   env -u YOKE_PORT -u TORCHELASTIC_USE_AGENT_STORE RANK=$rank WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=10.77.0.1 \
     MASTER_PORT=29500 ip netns exec $name-$rank "$@" > "$work/$rank" 2>&1 < /dev/null &
@@ -51,45 +55,44 @@ for rank in 0 1; do
 done
 
 ended=("" "")
-look() {  # notes who has ended since it was last called
+someone_runs() {  # and notes who has ended since the last time
   for rank in 0 1; do
     if [ -z "${ended[rank]}" ] && ! kill -0 "${running[rank]}" 2> /dev/null; then
-      ended[rank]=$(since "$start")
+      ended[rank]="$(elapsed) s after $event"
     fi
   done
+  [ -z "${ended[0]}" ] || [ -z "${ended[1]}" ]
 }
-all_ended() { [ -n "${ended[0]}" ] && [ -n "${ended[1]}" ]; }
-
-if [ -n "$cut_after" ]; then
-  while look; ! all_ended && echo "$(since "$start") $cut_after" | awk '{ exit !($1 < $2) }'; do sleep 0.1; done
-  early=${ended[0]}${ended[1]}
-  ip -n $name-0 link set cable down
-  start=$(now)
-  while look; ! all_ended && echo "$(since "$start")" | awk '{ exit !($1 < 40) }'; do sleep 0.1; done
-else
-  while look; ! all_ended; do sleep 0.1; done
-fi
 
 bad=0
+if [ -n "$cut_after" ]; then
+  while someone_runs && below "$(elapsed)" "$cut_after"; do sleep 0.1; done
+  if [ -n "${ended[0]}${ended[1]}" ]; then
+    echo "a rank had ended before the cable was cut"
+    bad=1
+  fi
+  ip -n $name-0 link set cable down
+  event="the cable was cut"
+  since=$(now)
+  while someone_runs && below "$(elapsed)" 40; do sleep 0.1; done
+else
+  while someone_runs; do sleep 0.1; done
+fi
+
 for rank in 0 1; do
   sed "s/^/rank $rank: /" "$work/$rank"
   if [ -z "${ended[rank]}" ]; then
-    echo "rank $rank has not ended 40 s after the cable was cut"
+    echo "rank $rank has not ended 40 s after $event"
     bad=1
     continue
   fi
   status=0
   wait "${running[rank]}" || status=$?
-  echo "rank $rank ended with status $status, ${ended[rank]} s after the ${cut_after:+cut}${cut_after:-start}" |
-    sed "s/the cut$cut_after\$/the cable was cut/"
+  echo "rank $rank ended with status $status, ${ended[rank]}"
   if [ -z "$cut_after" ]; then
     [ $status = 0 ] || bad=1
   else
-    [ $status != 0 ] && echo "${ended[rank]}" | awk '{ exit !($1 <= 30) }' || bad=1
+    [ $status != 0 ] && below "${ended[rank]%% *}" 30.1 || bad=1
   fi
 done
-if [ -n "$cut_after" ] && [ -n "$early" ]; then
-  echo "a rank had ended before the cable was cut"
-  bad=1
-fi
 exit $bad
