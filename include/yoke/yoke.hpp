@@ -53,6 +53,7 @@
 #include <yoke/towers/text_transformer.hpp>
 #include <yoke/towers/vit.hpp>
 #include <yoke/train/checkpoint.hpp>
+#include <yoke/train/checkpoint_export.hpp>
 #include <yoke/train/classification_trainer.hpp>
 #include <yoke/train/fit.hpp>
 #include <yoke/train/learner.hpp>

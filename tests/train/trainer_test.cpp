@@ -293,7 +293,7 @@ TEST_CASE("a checkpoint of another model or cut short is refused and changes no 
   CHECK_THROWS_WITH(train::load_checkpoint(path, r.trainer),
                     Catch::Matchers::ContainsSubstring("optimizer.safetensors"));
   CHECK(r.trainer.state().step == 0);
-  std::ofstream(path + "/state.json") << "{\"format\": 2}";
+  std::ofstream(path + "/state.json") << "{\"format\": 3}";
   CHECK_THROWS_WITH(train::load_checkpoint(path, r.trainer), Catch::Matchers::ContainsSubstring("format"));
   CHECK_THROWS_AS(train::load_checkpoint(folder.path + "/nothing", r.trainer), io::error);
 }

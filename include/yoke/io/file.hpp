@@ -36,10 +36,11 @@ inline std::string parent_folder(std::string_view path) {
 }
 
 /// A name beside `path` that nothing else has: `make` gets names until it no longer sets EEXIST.
-/// Returns make's result and the name.
+/// Returns make's result and the name, in which `more` follows the process.
 template <class Make>
-std::pair<int, std::string> make_temporary(std::string_view path, std::string_view action, Make make) {
-  auto const stem = std::string(path) + ".tmp-" + std::to_string(::getpid());
+std::pair<int, std::string> make_temporary(std::string_view path, std::string_view action, Make make,
+                                           std::string_view more = {}) {
+  auto const stem = std::string(path).append(".tmp-").append(std::to_string(::getpid())).append(more);
   for (int n = 0; n < 1000; ++n) {
     auto name = n == 0 ? stem : stem + "-" + std::to_string(n);
     if (auto const made = make(name.c_str()); made >= 0)

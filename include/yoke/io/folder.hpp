@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <memory>
 #include <sys/file.h>
+#include <time.h>
 #include <vector>
 
 namespace yoke::io {
@@ -118,7 +119,7 @@ inline std::string committed_folder(std::string path) {
   return !detail::exists(path) && detail::is_folder(old) ? old : path;
 }
 
-/// Collects files in `path`.tmp-<pid> and gives them the name `path` together. Anything in a folder
+/// Collects files in a folder beside `path` and gives them the name `path` together. Anything in a folder
 /// that is replaced goes, so one without `marker`, the file that every folder of this kind has, is
 /// never replaced. One writer a path at a time. Throws io::error.
 class folder_writer {
@@ -133,9 +134,10 @@ class folder_writer {
     if (detail::exists(path_))
       detail::remove_tree(detail::name_of_old(path_));
     detail::remove_abandoned(path_);
-    temporary_ = detail::make_temporary(path_, "create the folder", [](char const* name) {
-                   return ::mkdir(name, 0777);
-                 }).second;
+    temporary_ = detail::make_temporary(
+                     path_, "create the folder", [](char const* name) { return ::mkdir(name, 0777); },
+                     "-" + std::to_string(nanoseconds()))
+                     .second;
     bool locked = false;
     lock_ = detail::lock_folder(temporary_, locked);  // unlocked, what a killed process leaves stays
   }
@@ -147,6 +149,9 @@ class folder_writer {
   }
 
   std::string const& path() const { return path_; }
+  /// The folder beside `path` where the files are until commit(). Its name never comes again: whoever is told it and
+  /// writes there later, or reads it from what a network file system remembers, meets no other writer's files.
+  std::string const& temporary() const { return temporary_; }
 
   /// Where to write the file `name`. It must be there when commit() is called.
   std::string file(std::string_view name) {
@@ -184,6 +189,12 @@ class folder_writer {
   }
 
  private:
+  static std::int64_t nanoseconds() {
+    timespec now{};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+  }
+
   void resolve_link() {
     struct stat status {};
     if (::lstat(path_.c_str(), &status) != 0 || !S_ISLNK(status.st_mode))

@@ -64,6 +64,8 @@ class safetensors_file {
   }
 
   std::string const& path() const { return file_.path(); }
+  /// Of the whole file.
+  std::uint64_t bytes() const { return file_.size(); }
   /// In the order of their bytes.
   std::vector<tensor_entry> const& tensors() const { return tensors_; }
   std::map<std::string, std::string> const& metadata() const { return metadata_; }

@@ -3,6 +3,7 @@
 #pragma once
 #include <yoke/parallel/communicator.hpp>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -29,6 +30,16 @@ void with_scalar(scalar_kind kind, F const& f) {
     f(static_cast<double*>(nullptr));
   else
     f(static_cast<bf16*>(nullptr));
+}
+
+/// A barrier at which a rank may be so much later than the others: that of communicators which do not wait for longer than
+/// a timeout is wait_for_all.
+template <communicator C>
+void wait_for_late(C& c, std::chrono::milliseconds patience) {
+  if constexpr (requires { wait_for_all(c, patience); })
+    wait_for_all(c, patience);
+  else
+    barrier(c);
 }
 
 using bytes_in = view<std::uint8_t const, 1>;
@@ -59,6 +70,7 @@ struct any_ranks {
   virtual void swap(int to, bytes_in send, int from, bytes_out receive) = 0;
   virtual void gather_parts(bytes_out buffer, std::span<extent_t const> begins) = 0;
   virtual void meet() = 0;
+  virtual void meet_late(std::chrono::milliseconds patience) = 0;
   virtual std::shared_ptr<any_ranks> part(int color) = 0;
 };
 
@@ -95,6 +107,7 @@ struct any_ranks_of final : any_ranks {
     all_gather_parts(c, buffer, begins);
   }
   void meet() override { barrier(c); }
+  void meet_late(std::chrono::milliseconds patience) override { wait_for_late(c, patience); }
   std::shared_ptr<any_ranks> part(int color) override {
     return std::make_shared<any_ranks_of<communicator_type>>(c, color);
   }
@@ -168,6 +181,11 @@ requires(std::is_trivially_copyable_v<T> &&
 
 inline void barrier(any& c) {
   c->meet();
+}
+
+/// A barrier at which ranks wait for what one of them does alone: `patience` long, if the communicator has a timeout.
+inline void wait_for_all(any& c, std::chrono::milliseconds patience) {
+  c->meet_late(patience);
 }
 
 inline any split(any& c, int color) {
