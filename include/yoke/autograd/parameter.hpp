@@ -34,6 +34,8 @@ enum class weight_decay { no, yes };
 struct model_share {
   int rank = 0;
   int ranks = 1;
+
+  bool operator==(model_share const&) const = default;
 };
 
 /// How a parameter is cut into shares: along an axis, each of `groups` equal runs for itself. The rows of a matrix for

@@ -112,6 +112,7 @@ struct parameter_views {
   bool vector_gradients_apart = false;  // so are their gradients
   bool differentiate = true;            // false: gradients of parameters are not wanted
   parallel::any* model_axis = nullptr;  // the ranks among which sharded parameters are shared out
+  model_share share{};                  // of which of them these parameters are
 };
 
 /// Owns the blocks of a model on one device: master values, their compute copy (where the element
@@ -192,7 +193,8 @@ class parameter_store {
                                .observations = observations().data,
                                .vectors_apart = values_.layout().vectors_apart,
                                .vector_gradients_apart = gradients_.layout().vectors_apart,
-                               .model_axis = model_axis_};
+                               .model_axis = model_axis_,
+                               .share = list_->share()};
     if constexpr (has_copy)
       v.compute = compute_.view().data;
     else

@@ -6,6 +6,7 @@
 #include <yoke/parallel/any.hpp>
 
 #include <cstddef>
+#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -85,6 +86,18 @@ concept expensive = requires {
   requires Op::expensive;
 };
 
+/// Parameters that are a share of a model meet the ranks that have the others.
+inline void expect_share(model_share share, parallel::any const* axis) {
+  model_share const here{axis == nullptr ? 0 : axis->rank(), axis == nullptr ? 1 : axis->size()};
+  expects(here == share, [&] {
+    auto const said = [](model_share m) {
+      return "rank " + std::to_string(m.rank) + " of " + std::to_string(m.ranks);
+    };
+    return "tape: the parameters are those of " + said(share) + " on the model axis, and this is " +
+           said(here);
+  });
+}
+
 }  // namespace detail
 
 struct tape_options {
@@ -110,6 +123,7 @@ class tape {
       : context_{&c}, parameters_{parameters}, options_{options}, start_{c.host.mark()} {
     if (options_.model_axis == nullptr)
       options_.model_axis = parameters.model_axis;
+    detail::expect_share(parameters.share, options_.model_axis);
   }
   tape(tape const&) = delete;
   tape& operator=(tape const&) = delete;

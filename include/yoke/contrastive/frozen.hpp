@@ -20,7 +20,8 @@ class frozen_parameters {
   static constexpr bool has_copy = parameter_store<C>::has_copy;
 
   frozen_parameters(C& c, parameter_list const& list)
-      : values_{c, list},
+      : share_{list.share()},
+        values_{c, list},
         compute_{c, has_copy ? list.elements() : 0},
         statistics_{c, list.statistic_elements()} {}
 
@@ -46,11 +47,13 @@ class frozen_parameters {
     v.statistics = statistics().data;
     v.differentiate = false;
     v.model_axis = model_axis_;
+    v.share = share_;
     return v;
   }
 
  private:
   parallel::any* model_axis_ = nullptr;
+  model_share share_;
   block values_;
   typename C::template buffer<E> compute_;
   typename C::template buffer<A> statistics_;

@@ -6,13 +6,15 @@
 
 namespace yoke::nn {
 
-/// How a tower's matrices are shared by the ranks of a model axis. Norms, positions and other small parameters are whole
-/// on every rank in any case; so is a matrix whose rows are no multiple of the ranks.
+/// How a tower's matrices are shared by the ranks of a model axis:
 ///
 ///   none      every rank has the whole tower
 ///   tensor    attention by heads and MLPs by their inner width, without a word between their two matrices; all other
 ///             matrices gathered
 ///   gathered  all matrices gathered just before use
+///
+/// On every rank are, in any case, norms, positions, convolutions of more than a pixel or with a stride, and a matrix
+/// whose rows, or an MLP whose inner width, the ranks cannot share out evenly. Heads that they cannot are an error.
 enum class model_parallel { none, tensor, gathered };
 
 struct linear_config {
@@ -58,15 +60,19 @@ inline matmul_split gathered_rows(scope const& s, model_parallel how, extent_t r
   return how != model_parallel::none && rows % s.model_ranks() == 0 ? matmul_split::gathered
                                                                     : matmul_split::none;
 }
-/// For two matrices of which the second takes what the first gives, `between` numbers: columns, then rows.
+/// Of two matrices of which the second takes what the first gives, `between` numbers, the first: cut into columns, if
+/// the ranks can share out those numbers evenly.
 inline matmul_split column_or_gathered(scope const& s, model_parallel how, extent_t between) {
-  return how == model_parallel::tensor ? matmul_split::column : gathered_rows(s, how, between);
+  return how == model_parallel::tensor && between % s.model_ranks() == 0 ? matmul_split::column
+                                                                         : gathered_rows(s, how, between);
 }
-inline matmul_split row_or_gathered(scope const& s, model_parallel how, extent_t outputs) {
-  return how == model_parallel::tensor ? matmul_split::row : gathered_rows(s, how, outputs);
+/// The second, which gives `outputs`: cut into rows where the first is cut into columns.
+inline matmul_split row_or_gathered(scope const& s, model_parallel how, extent_t between, extent_t outputs) {
+  return how == model_parallel::tensor && between % s.model_ranks() == 0 ? matmul_split::row
+                                                                         : gathered_rows(s, how, outputs);
 }
 
-/// The heads that a rank has. Throws contract_violation where heads are shared out and cannot be.
+/// The heads that a rank has. Throws precondition_error where heads are shared out and cannot be.
 inline extent_t heads_of_rank(scope const& s, model_parallel how, extent_t heads) {
   if (how != model_parallel::tensor)
     return heads;

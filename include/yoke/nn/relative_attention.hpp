@@ -27,13 +27,14 @@ struct relative_attention_config {
 /// two matrices: table (heads, 2 height - 1, 2 width - 1), of deviation 0.02, whose entry for the places of query and
 /// key is added to their logit; it is not decayed.
 struct relative_attention {
+  attention_shape settings;  // of the heads that this rank has
   linear qkv, out;
   parameter<3> table;
   yoke::grid grid;
-  attention_shape settings;
 
   relative_attention(scope s, relative_attention_config const& c)
-      : qkv{s / "qkv",
+      : settings{heads_of_rank(s, c.model_parallel, c.heads), false},
+        qkv{s / "qkv",
             {.in = c.in,
              .out = 3 * c.out,
              .split = column_or_gathered(s, c.model_parallel, 3 * c.out),
@@ -42,11 +43,10 @@ struct relative_attention {
             {.in = c.out,
              .out = c.out,
              .deviation = c.branch_gain / std::sqrt(static_cast<float>(c.out)),
-             .split = row_or_gathered(s, c.model_parallel, c.out)}},
+             .split = row_or_gathered(s, c.model_parallel, c.out, c.out)}},
         table{s.weight("table", shape{c.heads, 2 * c.grid.height - 1, 2 * c.grid.width - 1}, 0.02f,
                        weight_decay::no, c.model_parallel == model_parallel::tensor ? cut{0, 1} : cut{})},
-        grid{c.grid},
-        settings{heads_of_rank(s, c.model_parallel, c.heads), false} {
+        grid{c.grid} {
     expects(c.heads > 0 && c.out % c.heads == 0, "relative attention: the width is a multiple of the heads");
   }
 
@@ -84,7 +84,7 @@ struct relative_attention_block {
              {.in = c.expansion * c.out,
               .out = c.out,
               .deviation = c.branch_gain / std::sqrt(static_cast<float>(c.expansion * c.out)),
-              .split = row_or_gathered(s, c.model_parallel, c.out)}},
+              .split = row_or_gathered(s, c.model_parallel, c.expansion * c.out, c.out)}},
         shortcut{s / "shortcut",
                  {.in = c.in,
                   .out = c.out,

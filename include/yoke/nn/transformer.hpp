@@ -28,11 +28,12 @@ struct transformer_config {
 
 /// Multi-head self-attention: one matrix for queries, keys and values, one for the output.
 struct attention {
+  attention_shape settings;  // of the heads that this rank has
   linear qkv, out;
-  attention_shape settings;
 
   attention(scope s, transformer_config const& c)
-      : qkv{s / "qkv",
+      : settings{heads_of_rank(s, c.model_parallel, c.heads), c.causal},
+        qkv{s / "qkv",
             {.in = c.width,
              .out = 3 * c.width,
              .deviation = 1 / std::sqrt(float(c.width)),
@@ -42,8 +43,7 @@ struct attention {
             {.in = c.width,
              .out = c.width,
              .deviation = residual_deviation(c),
-             .split = row_or_gathered(s, c.model_parallel, c.width)}},
-        settings{heads_of_rank(s, c.model_parallel, c.heads), c.causal} {
+             .split = row_or_gathered(s, c.model_parallel, c.width, c.width)}} {
     expects(c.heads > 0 && c.width % c.heads == 0, "transformer: the width is a multiple of the heads");
   }
   value<2> operator()(auto& t, value<2> x, segments const& runs) const {
@@ -71,7 +71,7 @@ struct mlp {
              {.in = hidden(c),
               .out = c.width,
               .deviation = attention::residual_deviation(c),
-              .split = row_or_gathered(s, c.model_parallel, c.width)}},
+              .split = row_or_gathered(s, c.model_parallel, hidden(c), c.width)}},
         kind{c.activation} {}
   auto operator()(auto& t, auto x) const { return down(t, ops::activate(t, up(t, x), kind)); }
 
