@@ -22,8 +22,8 @@ namespace yoke::train {
 template <class C, class Store>
 std::uint64_t fingerprint(C& c, parameter_list const& list, Store const& store) {
   std::uint64_t digest = 0;
-  parameters_of(list, store)([&]<class V>(std::string const& name, auto const&, view<V, 1> values) {
-    digest = mix(digest, hash(name));
+  parameters_of(list, store)([&]<class V>(tensor_place const& t, int, view<V, 1> values) {
+    digest = mix(digest, hash(t.name));
     read_on_host(c, view<V const, 1>{values}, [&](view<V const, 1> v) {
       auto const bytes = static_cast<std::size_t>(v.size()) * sizeof(V);
       auto const* const from = reinterpret_cast<std::byte const*>(v.data);
