@@ -7,19 +7,31 @@
 
 namespace train_tool {
 
-struct on_cpu {
+class on_cpu {
+ public:
   template <element T>
   using context = cpu::context<T>;
+
+  explicit on_cpu(launched_ranks& launched) : launched_{&launched} {}
+
+  launched_ranks& launched() const { return *launched_; }
+  /// All ranks, for tensors of a context.
+  template <class Context>
+  struct ranks {
+    parallel::any any;
+    ranks(on_cpu const& platform, Context&) : any{platform.launched().on_host()} {}
+  };
 
   template <element T>
   context<T> make(std::size_t activations, std::size_t gradients) const {
     return context<T>{activations, gradients};
   }
   std::string name() const { return "cpu"; }
-  /// Bytes that a run may plan with: half of the machine's.
+  /// Bytes that a run may plan with: half of the machine's, shared out among the ranks, which may all be on it.
   std::size_t memory() const {
     return static_cast<std::size_t>(::sysconf(_SC_PHYS_PAGES)) *
-           static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)) / 2;
+           static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)) / 2 /
+           static_cast<std::size_t>(launched_->size());
   }
 
   /// A loader's batches as the trainer takes them.
@@ -41,6 +53,9 @@ struct on_cpu {
   batches<Loader> feed(Context&, Loader& from) const {
     return batches<Loader>{from};
   }
+
+ private:
+  launched_ranks* launched_;
 };
 
 }  // namespace train_tool

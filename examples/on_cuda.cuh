@@ -3,6 +3,10 @@
 #include <yoke/cuda/context.cuh>
 #include <yoke/cuda/prefetch.cuh>
 
+#ifdef TRAIN_WITH_NCCL
+#include <yoke/cuda/nccl.cuh>
+#endif
+
 #include "train.hpp"
 
 namespace train_tool {
@@ -12,9 +16,41 @@ class on_cuda {
   template <element T>
   using context = cuda::context<T>;
 
-  explicit on_cuda(cuda::context_options const& options) : options_{options} {
+  on_cuda(launched_ranks& launched, cuda::context_options const& options)
+      : launched_{&launched}, options_{options} {
     cuda::detail::select(options.device);
   }
+
+  launched_ranks& launched() const { return *launched_; }
+  /// All ranks, for tensors of a context: over NCCL, which meets where the processes did.
+  template <class Context>
+  class ranks {
+#ifdef TRAIN_WITH_NCCL
+    std::optional<cuda::nccl> cards_;
+#endif
+
+   public:
+    parallel::any any;
+
+    ranks(on_cuda const& platform, Context& c) : any{ranks_of(platform.launched(), c)} {}
+
+   private:
+    parallel::any ranks_of(launched_ranks& launched, [[maybe_unused]] Context& c) {
+      if (launched.size() == 1)
+        return launched.on_host();
+#ifdef TRAIN_WITH_NCCL
+      if (auto* const meeting = launched.meeting(); meeting != nullptr)
+        return parallel::any{cards_.emplace(c, *meeting)};
+      throw parallel::error(
+          "--device cuda: ranks with cards meet by torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, "
+          "MASTER_ADDR, "
+          "MASTER_PORT)");
+#else
+      throw parallel::error(
+          "--device cuda: this program was built without NCCL, over which ranks with cards talk");
+#endif
+    }
+  };
 
   template <element T>
   context<T> make(std::size_t activations, std::size_t gradients) const {
@@ -58,6 +94,7 @@ class on_cuda {
   }
 
  private:
+  launched_ranks* launched_;
   cuda::context_options options_;
 };
 

@@ -2,6 +2,7 @@
 // code on a device without memory, so that the figures are those of the real step.
 #include <yoke/contrastive/basic.hpp>
 #include <yoke/io/file.hpp>
+#include <yoke/train/cluster_plan.hpp>
 #include <yoke/train/open_clip_model.hpp>
 #include <yoke/train/plan_report.hpp>
 
@@ -14,26 +15,27 @@ using namespace yoke;
 
 struct settings {
   std::string model = "basic_l", precision = "bf16", optimizer = "adafactorw", remat = "auto", mesh = "1x1",
-              memory;
+              model_parallel = "tensor", memory;
   extent_t batch = 256, micro_batch = 0, caption_length = 0;
   bool compact = false;
   std::string json, svg;
+  std::vector<int> devices;
+  std::vector<std::string> memories{"80GB", "141GB"};
+  int most_model = 8;
+  train::cluster cluster{};
+
+  nn::model_parallel how(int model_ranks) const {
+    return model_ranks == 1             ? nn::model_parallel::none
+           : model_parallel == "tensor" ? nn::model_parallel::tensor
+                                        : nn::model_parallel::gathered;
+  }
 };
 
-/// Devices along the data axis and along the model axis.
-struct mesh {
-  int data = 1, model = 1;
-};
-
-mesh mesh_of(std::string const& text) {
-  mesh m;
+parallel::mesh_shape mesh_of(std::string const& text) {
+  parallel::mesh_shape m;
   char rest = 0;
   if (std::sscanf(text.c_str(), "%dx%d%c", &m.data, &m.model, &rest) != 2 || m.data < 1 || m.model < 1)
     throw io::error("--mesh", text, "is DATAxMODEL, two positive numbers such as 8x1");
-  if (m.model > 1)
-    throw io::error("--mesh", text,
-                    "shares out each matrix among " + std::to_string(m.model) +
-                        " devices, which no tower does yet; the second number is 1");
   return m;
 }
 
@@ -62,18 +64,16 @@ extent_t parameters_below(parameter_list const& list, std::string_view tower) {
   return n;
 }
 
-template <element T, class Model>
-void plan(settings const& s, Model const& model, parameter_list const& list, towers::image_extent side,
-          extent_t longest_caption) {
-  auto const across = mesh_of(s.mesh);
-  auto const budget = bytes_of(s.memory);
-  if (s.batch % across.data != 0)
+/// The step that the settings describe, on a mesh.
+train::planned_step step_of(settings const& s, parallel::mesh_shape mesh, towers::image_extent side,
+                            extent_t longest_caption) {
+  if (s.batch % mesh.data != 0)
     throw io::error("--batch", std::to_string(s.batch),
-                    "is a multiple of the " + std::to_string(across.data) + " devices of the data axis");
-  train::planned_step step{.batch = s.batch / across.data,
+                    "is a multiple of the " + std::to_string(mesh.data) + " devices of the data axis");
+  train::planned_step step{.batch = s.batch / mesh.data,
                            .image = {{side.height, side.width, 3}},
                            .caption_length = s.caption_length > 0 ? s.caption_length : longest_caption,
-                           .ranks = across.data,
+                           .mesh = mesh,
                            .compact = s.compact};
   if (s.micro_batch > 0 && step.batch % s.micro_batch != 0)
     throw io::error("--micro-batch", std::to_string(s.micro_batch),
@@ -87,10 +87,22 @@ void plan(settings const& s, Model const& model, parameter_list const& list, tow
     throw io::error("--optimizer", s.optimizer,
                     "keeps master values in float; --compact goes with adafactorw");
   step.step.micro_batch = s.micro_batch;
-  std::optional<rematerialize> policy;
+  return step;
+}
+
+std::optional<rematerialize> policy_of(settings const& s) {
   for (auto const p : train::every_policy)
     if (s.remat == train::name_of(p))
-      policy = p;
+      return p;
+  return std::nullopt;
+}
+
+template <element T, class Model>
+void plan(settings const& s, parallel::mesh_shape across, Model const& model, parameter_list const& list,
+          towers::image_extent side, extent_t longest_caption) {
+  auto const budget = bytes_of(s.memory);
+  auto step = step_of(s, across, side, longest_caption);
+  auto policy = policy_of(s);
 
   auto const without_budget = std::size_t{1} << 62;
   if (budget == 0) {
@@ -139,17 +151,55 @@ void plan(settings const& s, Model const& model, parameter_list const& list, tow
     io::write_file_atomically(s.svg, train::plan_picture(result, timeline, budget));
 }
 
+/// Calls f(model, list, image size, longest caption) with the model of the first of so many ranks of a model axis.
+template <class F>
+void with_model(settings const& s, int model_ranks, F const& f) {
+  parameter_list list{model_share{0, model_ranks}};
+  if (auto basic = contrastive::basic_preset(s.model)) {
+    auto const model = contrastive::basic(scope{list}, basic->sharded(s.how(model_ranks)));
+    f(model, list, basic->image.image_size, basic->text.context_length);
+  } else {
+    auto clip = train::clip_model_config(s.model);
+    auto const model = contrastive::clip(scope{list}, clip.sharded(s.how(model_ranks)));
+    f(model, list, clip.image.image_size, clip.text.context_length);
+  }
+}
+
+/// A table: numbers of devices, each with each memory.
+template <element T>
+void plan_clusters(settings const& s) {
+  std::printf(
+      "%s, %s%s, %s, a batch of %lld pairs of %s\n%s%s", s.model.c_str(), s.precision.c_str(),
+      s.compact ? ", compact" : "", s.optimizer.c_str(), static_cast<long long>(s.batch),
+      s.caption_length > 0 ? (std::to_string(s.caption_length) + " tokens").c_str() : "full-length captions",
+      train::assumptions(s.cluster).c_str(), train::cluster_header().c_str());
+  for (auto const n : s.devices)
+    for (auto const& memory : s.memories) {
+      auto const fit = [&](parallel::mesh_shape mesh, extent_t) {
+        std::optional<train::fitted_step> found;
+        with_model(s, mesh.model, [&](auto const& model, auto const& list, auto side, extent_t longest) {
+          try {
+            found = train::fit_step<T>(model, list, step_of(s, mesh, side, longest), bytes_of(memory),
+                                       policy_of(s));
+          } catch (train::budget_too_small const&) {  // then another mesh
+          }
+        });
+        return found;
+      };
+      auto const best = train::best_mesh(n, s.batch, s.most_model, s.cluster, fit);
+      std::printf("%s", train::cluster_line(n, memory, best).c_str());
+      std::fflush(stdout);
+    }
+}
+
 template <element T>
 void plan(settings const& s) {
-  parameter_list list;
-  if (auto const basic = contrastive::basic_preset(s.model)) {
-    auto const model = contrastive::basic(scope{list}, *basic);
-    plan<T>(s, model, list, basic->image.image_size, basic->text.context_length);
-  } else {
-    auto const clip = train::clip_model_config(s.model);
-    auto const model = contrastive::clip(scope{list}, clip);
-    plan<T>(s, model, list, clip.image.image_size, clip.text.context_length);
-  }
+  if (!s.devices.empty())
+    return plan_clusters<T>(s);
+  auto const mesh = mesh_of(s.mesh);
+  with_model(s, mesh.model, [&](auto const& model, auto const& list, auto side, extent_t longest) {
+    plan<T>(s, mesh, model, list, side, longest);
+  });
 }
 
 }  // namespace
@@ -184,7 +234,43 @@ int main(int count, char** arguments) {
   app.add_flag("--compact", s.compact, "Master values and gradients of matrices in the towers' precision");
   app.add_option("--mesh", s.mesh, "Devices along the data axis x along the model axis")
       ->capture_default_str();
+  app.add_option("--model-parallel", s.model_parallel, "How the devices of the model axis share the towers")
+      ->check(CLI::IsMember({"tensor", "gathered"}))
+      ->capture_default_str();
   app.add_option("--memory", s.memory, "Budget of one device, such as 23GiB");
+  auto* const clusters = app.add_option_group("A table for many devices");
+  clusters
+      ->add_option("--devices", s.devices,
+                   "Numbers of devices, such as 8,64,512,2048: the best mesh for each")
+      ->delimiter(',')
+      ->check(positive);
+  clusters->add_option("--device-memory", s.memories, "Budgets of one device")
+      ->delimiter(',')
+      ->capture_default_str();
+  clusters->add_option("--most-model", s.most_model, "Longest model axis that is tried")
+      ->check(positive)
+      ->capture_default_str();
+  clusters->add_option("--host-devices", s.cluster.host_devices, "Devices of a host")
+      ->check(positive)
+      ->capture_default_str();
+  clusters
+      ->add_option("--host-link", s.cluster.host_link,
+                   "Bytes a second and direction of a device within its host")
+      ->check(positive)
+      ->capture_default_str();
+  clusters
+      ->add_option("--link", s.cluster.link_between,
+                   "Bytes a second and direction of a device to other hosts")
+      ->check(positive)
+      ->capture_default_str();
+  clusters->add_option("--latency", s.cluster.latency, "Seconds of a collective beyond its bytes")
+      ->capture_default_str();
+  clusters->add_option("--peak", s.cluster.peak, "Operations a second of a device")
+      ->check(positive)
+      ->capture_default_str();
+  clusters->add_option("--share-of-peak", s.cluster.share_of_peak, "That a step reaches")
+      ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
   app.add_option("--json", s.json, "File for the figures; - for standard output, instead of the table");
   app.add_option("--svg", s.svg, "File for a picture of the memory over the step");
   CLI11_PARSE(app, count, arguments);

@@ -8,6 +8,7 @@
 
 #include "evaluation.hpp"
 #include "models.hpp"
+#include "ranks.hpp"
 #include "tools.hpp"
 #include "train_data.hpp"
 #include <chrono>
@@ -59,10 +60,14 @@ class session {
   session(Platform const& platform, settings s, training_data const& data, held_out& evaluation)
       : platform_{platform},
         settings_{std::move(s)},
+        mesh_{mesh_of(settings_, platform.launched().size())},
         data_{&data},
         evaluation_{&evaluation},
         what_{describe()},
         phases_{settings_.phase_list()} {
+    if (mesh_.model > 1)
+      what_.model.sharded(settings_.model_parallel == "tensor" ? nn::model_parallel::tensor
+                                                               : nn::model_parallel::gathered);
     if (phases_.back() != phase::image) {
       tokenizer_.emplace(data.tokenizer(what_.model.text.context_length));
       what_.model.text.vocabulary = tokenizer_->vocabulary_size();
@@ -82,7 +87,19 @@ class session {
   }
 
  protected:
+  /// Rank 0 writes, and says what there is to say.
+  bool speaks() const { return platform_.launched().rank() == 0; }
+  /// The ranks of the first group hold a model that evaluates; the others wait for them.
+  bool evaluates() const { return data_rank() == 0; }
+  int data_rank() const { return platform_.launched().rank() / mesh_.model; }
+  /// The share of a sharded model that this rank holds.
+  model_share share() const { return {platform_.launched().rank() % mesh_.model, mesh_.model}; }
+  /// Of a rank.
+  extent_t local_batch() const { return settings_.batch / mesh_.data; }
+
   void open_metrics() {
+    if (!speaks())
+      return;
     ::mkdir(settings_.out.c_str(), 0777);  // failing, the file below says why
     auto const file = settings_.out + "/metrics.jsonl";
     metrics_.emplace(settings_.resume.empty()
@@ -104,7 +121,10 @@ class session {
     for (auto const& checkpoint : {settings_.resume, settings_.init})
       if (!checkpoint.empty())
         return Kind::read(io::committed_folder(checkpoint) + "/" + Kind::file);
-    return Kind::named(settings_.model);
+    auto fresh = Kind::named(settings_.model);
+    if (settings_.loss == "sigmoid")
+      fresh.model.logits = contrastive::siglip_logits;
+    return fresh;
   }
   course& course_of(phase p) { return courses_[static_cast<std::size_t>(p)]; }
   std::int64_t epoch_steps(phase p) const {
@@ -141,9 +161,26 @@ class session {
       return;
     }
     within_ = true;
+    start_ = position_in(train::read_runs(settings_.resume));
+  }
+
+  /// Where in the data this rank goes on, from what each of the ranks of then has saved.
+  data::position position_in(std::vector<io::json> const& runs) {
+    auto const same_ranks = runs.size() == static_cast<std::size_t>(mesh_.data);
+    auto const epoch = course_of(first_).epoch;
+    if (settings_.split == "shards" && !same_ranks) {
+      if (start_step_ % epoch != 0)
+        throw io::error(
+            settings_.resume, "",
+            "was saved within an epoch by " + std::to_string(runs.size()) +
+                " ranks with shards of their own: as many go on, or others from the end of an epoch");
+      return {.epoch = static_cast<std::uint64_t>(start_step_ / epoch)};
+    }
+    io::json_fields fields{runs[same_ranks ? static_cast<std::size_t>(data_rank()) : 0],
+                           settings_.resume + "/state.json", "run"};
     auto position = fields.object("position");
-    start_ = {position.template required<std::uint64_t>("epoch"),
-              position.template required<std::uint64_t>("sample")};
+    return {position.template required<std::uint64_t>("epoch"),
+            position.template required<std::uint64_t>("sample"), position.template optional<int>("ranks", 1)};
   }
 
   shape<3> image_shape() const {
@@ -151,11 +188,13 @@ class session {
     return {{side.height, side.width, 3}};
   }
   train::planned_step planned(extent_t micro) const {
-    return {.batch = settings_.batch,
+    return {.batch = local_batch(),
             .image = image_shape(),
             .caption_length = what_.model.text.context_length,
-            .step = {.micro_batch = micro, .remat = settings_.policy()},
+            .step = {.micro_batch = micro, .remat = settings_.policy(), .loss = settings_.loss_options()},
             .optimizer = settings_.optimizer_options(),
+            .mesh = mesh_,
+            .rank = platform_.launched().rank(),
             .device = context_type::traits};
   }
   /// The micro-batch that was asked for or fits, and its plan; a refusal when none does.
@@ -165,7 +204,7 @@ class session {
     auto const memory = given > 0 ? given : platform_.memory();
     auto micro = settings_.micro_batch;
     if (micro == 0)
-      micro = train::fitting_micro_batch(settings_.batch, memory, plan);
+      micro = train::fitting_micro_batch(local_batch(), memory, plan);
     auto const chosen = plan(micro);
     if (given > 0 && chosen.total() > given)
       throw train::budget_too_small("a step in micro-batches of " + std::to_string(micro) + " takes " +
@@ -181,6 +220,10 @@ class session {
   }
 
   void announce(phase p, parameter_list const& list, extent_t micro, train::step_plan const& plan) {
+    if (!speaks())
+      return;
+    if (platform_.launched().size() > 1)
+      std::printf("%d ranks: %d x %d (data x model)\n", mesh_.ranks(), mesh_.data, mesh_.model);
     std::printf(
         "phase %s: %s, %.2f M parameters learn, %s on %s, batch %lld in micro-batches of %lld, %lld steps, "
         "%s\n",
@@ -191,13 +234,19 @@ class session {
     std::fflush(stdout);
   }
 
-  train::trainer_options trainer_options(phase p, extent_t micro) {
+  train::trainer_options trainer_options(phase p, extent_t micro, parallel::any* model_axis) {
     return {.micro_batch = micro,
             .optimizer = settings_.optimizer_options(),
             .schedule = settings_.schedule(p, course_of(p).steps),
             .clip_norm = settings_.clip_norm,
             .seed = settings_.seed,
-            .remat = settings_.policy()};
+            .loss = settings_.loss_options(),
+            .remat = settings_.policy(),
+            .ranks = rank_options(model_axis)};
+  }
+  /// What a trainer must know of the ranks; those of one run have the same options.
+  train::rank_options rank_options(parallel::any* model_axis) const {
+    return {.model_axis = model_axis, .configuration = hash(identity(settings_).dump())};
   }
 
   /// True when the run goes on within this phase.
@@ -206,20 +255,24 @@ class session {
     if (!std::exchange(within_, false))
       return false;
     train::load_checkpoint(settings_.resume, trainer, more);
-    std::printf("resumed at step %lld of %s\n", static_cast<long long>(trainer.state().step),
-                settings_.resume.c_str());
+    if (speaks())
+      std::printf("resumed at step %lld of %s\n", static_cast<long long>(trainer.state().step),
+                  settings_.resume.c_str());
     return within_ = true;
   }
 
   /// Phases before `both` go through the data in orders of their own.
   data::loader_options loader_options(phase p) {
-    return {.batch = settings_.batch,
+    return {.batch = local_batch(),
             .image_size = image_shape()[0],
             .seed = p == phase::both ? settings_.seed : mix(settings_.seed, hash(name_of(p))),
             .epochs = settings_.epochs_of(p),
             .start = within_ ? start_ : data::position{},
             .augment = {.crop = settings_.crop < 1, .smallest_area = settings_.crop, .flip = settings_.flip},
             .workers = settings_.workers,
+            .rank = data_rank(),
+            .ranks = mesh_.data,
+            .split = settings_.split == "samples" ? data::split::by_samples : data::split::by_shards,
             .on_skip = [](auto const& bad) { std::fprintf(stderr, "skipped: %s\n", bad.message().c_str()); }};
   }
 
@@ -237,11 +290,11 @@ class session {
       train::step_report const report = step(batches);
       auto const of_phase = report.step + 1, done = here.before + of_phase;
       speed.count(settings_.batch);
-      if (report.skipped)
+      if (report.skipped && speaks())
         std::fprintf(stderr, "step %lld skipped: loss %g, gradient norm %g\n", static_cast<long long>(done),
                      report.loss, report.gradient_norm);
       write_step(p, done, report, speed.rate());
-      if (of_phase % settings_.log_every == 0 || of_phase == here.steps) {
+      if (speaks() && (of_phase % settings_.log_every == 0 || of_phase == here.steps)) {
         std::printf("%s\n", train::progress_line(train::progress{.step = done,
                                                                  .steps = steps_,
                                                                  .batch = settings_.batch,
@@ -252,18 +305,21 @@ class session {
         std::fflush(stdout);
         speed.restart();
       }
-      auto const stop = interrupted != 0 || done == settings_.stop_after;
+      auto const stop = told_to_stop() || done == settings_.stop_after;
       auto const epoch_ends = of_phase % here.epoch == 0 || of_phase == here.steps;
       if (stop || of_phase == here.steps ||
           (settings_.save_every > 0 ? done % settings_.save_every == 0 : epoch_ends))
         save(p, trainer, batches.after(), more);
       if (stop) {
-        std::printf("stopped at step %lld; --resume %s/checkpoint goes on\n", static_cast<long long>(done),
-                    settings_.out.c_str());
+        if (speaks())
+          std::printf("stopped at step %lld; --resume %s/checkpoint goes on\n", static_cast<long long>(done),
+                      settings_.out.c_str());
         return false;
       }
       if (epoch_ends) {
-        evaluate();
+        if (evaluates())
+          evaluate();
+        platform_.launched().wait_for_all();
         std::fflush(stdout);
         speed.restart();
       }
@@ -274,7 +330,17 @@ class session {
     return true;
   }
 
+  /// A signal to one rank stops all, after the same step.
+  bool told_to_stop() const {
+    double told = interrupted != 0 ? 1 : 0;
+    if (platform_.launched().size() > 1)
+      all_reduce(platform_.launched().on_host(), view<double, 1>{&told, {{1}}}, parallel::reduction::maximum);
+    return told > 0;
+  }
+
   void write_step(phase p, std::int64_t done, train::step_report const& r, double rate) {
+    if (!speaks())
+      return;
     train::metric_record record{done,
                                 {{"phase", phase_number(p)},
                                  {"loss", r.loss},
@@ -293,16 +359,17 @@ class session {
     run["phase_step"] = trainer.state().step;
     run["position"]["epoch"] = at.epoch;
     run["position"]["sample"] = at.sample;
+    run["position"]["ranks"] = at.ranks;
     run["options"] = identity(settings_);
     train::checkpoint_files files{{Kind::file, Kind::write(what_)}};
     if (tokenizer_)
       files.emplace_back(tools::tokenizer_file, tokenizer_->bytes());
-    train::save_checkpoint(settings_.out + "/checkpoint", trainer, std::move(run), files, more);
+    train::save_checkpoint(settings_.out + "/checkpoint", trainer, run, files, more);
   }
 
   void evaluate_pairs(phase p, tools::embedder& towers, std::int64_t step) {
     last_ = evaluation_->evaluate(towers, p == phase::text, settings_.workers);
-    if (!last_)
+    if (!last_ || !speaks())
       return;
     tools::print(last_->zero_shot, evaluation_->classes.names, false);
     if (last_->captions > 0)
@@ -321,6 +388,8 @@ class session {
   }
 
   void report() {
+    if (!speaks())
+      return;
     auto const records = train::read_metrics(settings_.out + "/metrics.jsonl");
     auto const path = settings_.out + "/report.html";
     auto page = evaluation_->page(last_, records);
@@ -367,6 +436,7 @@ class session {
 
   Platform platform_;
   settings settings_;
+  parallel::mesh_shape mesh_;
   training_data const* data_;
   held_out* evaluation_;
   typename Kind::description what_;

@@ -1,14 +1,16 @@
 // What yoke-train was asked for: its options, what of them makes a run what it is, and what of them contradicts itself.
 #pragma once
-#include <yoke/autograd/tape.hpp>
+#include <yoke/contrastive/contrastive_step.hpp>
 #include <yoke/io/json_fields.hpp>
 #include <yoke/optim/schedule.hpp>
+#include <yoke/parallel/mesh.hpp>
 #include <yoke/train/optimizer.hpp>
 
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdint>
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -50,10 +52,12 @@ struct settings {
   double label_smoothing = 0;
   std::string scheduler = "cosine";
   std::int64_t warmup = -1;
-  std::string optimizer = "adamw";
+  std::string loss = "infonce", optimizer = "adamw";
   std::optional<double> weight_decay, beta1, beta2, epsilon;
   double clip_norm = 1;
   std::uint64_t seed = 0;
+  std::string mesh, model_parallel = "none", split = "samples";
+  double timeout = 25;
   std::string device = "cpu";
   bool cuda_graphs = false, tf32 = false;
   std::string out = "run", resume;
@@ -83,6 +87,11 @@ struct settings {
     return of(p).rate.value_or(follows ? rate / 20 : rate);
   }
 
+  contrastive::loss_options loss_options() const {
+    if (loss == "sigmoid")
+      return contrastive::sigmoid_options{};
+    return contrastive::info_nce_options{};
+  }
   train::optimizer_options optimizer_options() const {
     if (optimizer == "adafactorw") {
       optim::adafactor_w_options o{.seed = seed};
@@ -144,6 +153,30 @@ inline std::pair<std::int64_t, std::int64_t> mix_of(settings const& s) {
                   "is two whole numbers, not both 0: parts of captions and of labels, such as 3:1");
 }
 
+/// Data x model ranks: what --mesh says, or all along the data axis.
+inline parallel::mesh_shape mesh_of(settings const& s, int ranks) {
+  parallel::mesh_shape m{ranks, 1};
+  char rest = 0;
+  if (!s.mesh.empty() &&
+      (std::sscanf(s.mesh.c_str(), "%dx%d%c", &m.data, &m.model, &rest) != 2 || m.data < 1 || m.model < 1))
+    throw io::error("--mesh", s.mesh, "is DATAxMODEL, two positive numbers such as 4x2");
+  if (m.ranks() != ranks)
+    throw io::error(
+        "--mesh", s.mesh,
+        "is of " + std::to_string(m.ranks()) + " ranks, and " + std::to_string(ranks) + " were started");
+  if (m.model > 1 && s.model_parallel == "none")
+    throw io::error("--mesh", s.mesh,
+                    "has " + std::to_string(m.model) +
+                        " ranks to a model: --model-parallel says how they share it, tensor or gathered");
+  if (s.batch % m.data != 0)
+    throw io::error("--batch-size", std::to_string(s.batch),
+                    "is a multiple of the " + std::to_string(m.data) + " ranks of the data axis");
+  if (s.micro_batch > 0 && s.batch / m.data % s.micro_batch != 0)
+    throw io::error("--micro-batch", std::to_string(s.micro_batch),
+                    "does not divide the " + std::to_string(s.batch / m.data) + " pairs of a rank");
+  return m;
+}
+
 /// Throws io::error, a sentence, where options contradict each other: before any work.
 inline void check(settings const& s) {
   auto const list = s.phase_list();
@@ -167,9 +200,6 @@ inline void check(settings const& s) {
     if (s.of(p).epochs)
       throw io::error(of_it + "-epochs", "", "is of a phase that --phases " + s.phases + " does not run");
   }
-  if (s.micro_batch > 0 && s.batch % s.micro_batch != 0)
-    throw io::error("--micro-batch", std::to_string(s.micro_batch),
-                    "does not divide the batch of " + std::to_string(s.batch));
   auto const labels = mix_of(s).second > 0;
   if (s.train_data == "scenes" && (s.phases != "both" || labels))
     throw io::error("--train-data", "scenes",
@@ -224,6 +254,8 @@ inline io::json identity(settings const& s) {
       s.optimizer_options());
   j["grad_clip_norm"] = s.clip_norm;
   j["seed"] = s.seed;
+  j["split"] = s.split;
+  j["loss"] = s.loss;
   return j;
 }
 
@@ -263,10 +295,14 @@ inline void adopt(settings& s, io::json const& saved, std::string const& file) {
   s.epsilon = f.required<double>("eps");
   s.clip_norm = f.required<double>("grad_clip_norm");
   s.seed = f.required<std::uint64_t>("seed");
+  s.split = f.optional<std::string>("split", s.split);
+  s.loss = f.optional<std::string>("loss", "infonce");
 }
 
-/// Trains on the card that the settings name: in a build with CUDA train_cuda.cu, else train_no_cuda.cpp, which
-/// refuses.
-void train_on_cuda(settings const& s);
+class launched_ranks;
+
+/// Trains on the cards that the settings and the ranks name: in a build with CUDA train_cuda.cu, else train_no_cuda.cpp,
+/// which refuses.
+void train_on_cuda(launched_ranks& ranks, settings const& s);
 
 }  // namespace train_tool

@@ -5,7 +5,10 @@
 #include <yoke/eval/zero_shot.hpp>
 
 #include "embedder.hpp"
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <sched.h>
 #include <stdlib.h>
 #include <string>
 #include <unistd.h>
@@ -41,6 +44,19 @@ inline void print(eval::zero_shot_result const& r, std::vector<std::string> cons
     else
       std::printf("  %-24s no images\n", names[i].c_str());
   }
+}
+
+/// Of several ranks on this machine each takes its part of the cores, unless it was told how many threads it has. Before
+/// wait_passively, which lets the setting take effect.
+inline void share_cores() {
+  for (auto const* const variable : {"LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"})
+    if (auto const* const text = ::getenv(variable);
+        text != nullptr && ::getenv("OMP_NUM_THREADS") == nullptr) {
+      cpu_set_t mine;
+      auto const cores = ::sched_getaffinity(0, sizeof mine, &mine) == 0 ? CPU_COUNT(&mine) : 1;
+      ::setenv("OMP_NUM_THREADS", std::to_string(std::max(1, cores / std::max(1, std::atoi(text)))).c_str(),
+               1);
+    }
 }
 
 /// Threads that wait for each other give their cores away instead of spinning: on a machine that others use as well, and

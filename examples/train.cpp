@@ -19,7 +19,9 @@ void add_options(CLI::App& app, train_tool::settings& s) {
       "64\n"
       "  yoke-train --train-data 'labelled-{00..31}.tar' --classnames names.txt --model basic_s --phases "
       "image,text,both\n"
-      "  yoke-train --resume run/checkpoint --out run        goes on bitwise as if it had never stopped\n\n"
+      "  yoke-train --resume run/checkpoint --out run        goes on bitwise as if it had never stopped\n"
+      "  mpirun -n 4 yoke-train …   or torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, "
+      "MASTER_PORT)\n\n"
       "Options have OpenCLIP's names where they mean the same.");
   app.set_version_flag("--version", std::string(yoke::version));
   auto const* const positive = &CLI::PositiveNumber;
@@ -93,6 +95,12 @@ void add_options(CLI::App& app, train_tool::settings& s) {
       ->capture_default_str();
   training->add_option("--epochs", s.epochs)->check(*positive)->capture_default_str();
   training->add_option("--lr", s.rate, "Peak learning rate")->check(*positive)->capture_default_str();
+  training
+      ->add_option("--loss", s.loss,
+                   "Of pairs: infonce (softmax over the batch, as CLIP and BASIC) or sigmoid (each pair for "
+                   "itself, as SigLIP)")
+      ->check(CLI::IsMember({"infonce", "sigmoid"}))
+      ->capture_default_str();
   training->add_option("--lr-scheduler", s.scheduler)
       ->check(CLI::IsMember({"cosine", "linear", "const"}))
       ->capture_default_str();
@@ -140,6 +148,26 @@ void add_options(CLI::App& app, train_tool::settings& s) {
   phases->add_flag("--augmented-text", s.augmented_text,
                    "Phase text embeds augmented images in every step; without it, each image once, as it is");
 
+  auto* const ranks = app.add_option_group("Ranks");
+  ranks->add_option("--mesh", s.mesh,
+                    "DATAxMODEL: ranks that share out the batch x ranks that share out the model; without it "
+                    "all share out the batch");
+  ranks
+      ->add_option("--model-parallel", s.model_parallel,
+                   "How the ranks of the model axis share the towers: tensor (heads and columns), or "
+                   "gathered (weights just before use)")
+      ->check(CLI::IsMember({"none", "tensor", "gathered"}))
+      ->capture_default_str();
+  ranks
+      ->add_option("--split", s.split,
+                   "What of the data a rank gets: samples (its part of each batch that one rank would have) "
+                   "or shards (of its own; for many shards)")
+      ->check(CLI::IsMember({"samples", "shards"}))
+      ->capture_default_str();
+  ranks->add_option("--timeout", s.timeout, "Seconds that ranks wait for one that does not come")
+      ->check(*positive)
+      ->capture_default_str();
+
   auto* const device = app.add_option_group("Device");
   device->add_option("--device", s.device, "cpu, cuda, or cuda:N for card N")
       ->check(CLI::Validator(
@@ -167,18 +195,38 @@ void add_options(CLI::App& app, train_tool::settings& s) {
       ->capture_default_str();
 }
 
+/// A run from what the command line says, and the checkpoint that it names.
+void run(train_tool::settings s) {
+  using namespace train_tool;
+  std::signal(SIGINT, [](int) { interrupted = 1; });
+  std::signal(SIGTERM, [](int) { interrupted = 1; });
+  if (!s.resume.empty()) {
+    auto const saved = train::read_run(s.resume);
+    auto const file = s.resume + "/state.json";
+    io::json_fields fields{saved, file, "run"};
+    fields.object("options");
+    adopt(s, *saved.find("options"), file);
+  }
+  check(s);
+  auto const ranks = meet(hash(identity(s).dump()), s.timeout);
+  mesh_of(s, ranks->size());
+  if (s.device == "cpu")
+    train_on(on_cpu{*ranks}, s);
+  else
+    train_on_cuda(*ranks, s);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
+  tools::share_cores();
   tools::wait_passively(arguments);
   CLI::App app;
   train_tool::settings settings;
   add_options(app, settings);
   CLI11_PARSE(app, count, arguments);
-  return tools::run("yoke-train", [&] {
-    if (settings.device == "cpu")
-      train_tool::train_on(train_tool::on_cpu{}, settings);
-    else
-      train_tool::train_on_cuda(settings);
-  });
+  auto const name = train_tool::rank_in_environment() == 0
+                        ? std::string("yoke-train")
+                        : "yoke-train: rank " + std::to_string(train_tool::rank_in_environment());
+  return tools::run(name.c_str(), [&] { run(settings); });
 }

@@ -2,7 +2,7 @@
 // `Platform`: on_cpu.hpp and on_cuda.cuh; so is the kind of model, `Kind`: models.hpp.
 #pragma once
 #include <yoke/contrastive/frozen.hpp>
-#include <yoke/parallel/solo.hpp>
+#include <yoke/parallel/mesh.hpp>
 #include <yoke/train/classification_trainer.hpp>
 #include <yoke/train/kept_embeddings.hpp>
 
@@ -58,12 +58,14 @@ class run_of_phases : session<Platform, T, Kind> {
   }
 
   bool learn_classes(until end) {
-    parameter_list list;
+    parameter_list list{this->share()};
     scope const s{list};
     auto const classes = static_cast<extent_t>(evaluation_->classes.names.size());
     contrastive::image_classifier model{s,
                                         Kind::image_tower(s / "image", what_.model),
-                                        {.width = Kind::embedding(what_.model), .classes = classes}};
+                                        {.width = Kind::embedding(what_.model),
+                                         .classes = classes,
+                                         .model_parallel = what_.model.image.model_parallel}};
     auto const [micro, plan] =
         this->fit([&](extent_t m) { return train::plan_classification<T>(model, list, this->planned(m)); });
     if (end == until::planned)
@@ -71,10 +73,11 @@ class run_of_phases : session<Platform, T, Kind> {
     auto device = platform_.template make<T>(
         std::max(plan.activations, train::plan_images<T>(model, list, this->evaluated(), classes)),
         plan.gradients);
-    parallel::solo ranks;
+    typename Platform::template ranks<context_type> all{platform_, device};
+    parallel::mesh mesh{all.any, this->mesh_};
     train::classification_trainer trainer{
         device,
-        ranks,
+        mesh.data(),
         model,
         list,
         {.micro_batch = micro,
@@ -83,7 +86,8 @@ class run_of_phases : session<Platform, T, Kind> {
          .clip_norm = settings_.clip_norm,
          .label_smoothing = settings_.label_smoothing,
          .seed = settings_.seed,
-         .remat = settings_.policy()}};
+         .remat = settings_.policy(),
+         .ranks = this->rank_options(mesh.model_axis())}};
     this->announce(phase::image, list, micro, plan);
     if (!this->resume(trainer) && !earlier_.path.empty())
       train::load_parameters(earlier_.path, device, list, trainer.store(), "image.");
@@ -99,7 +103,7 @@ class run_of_phases : session<Platform, T, Kind> {
             classify(device, model, trainer.store(), tools::pixels_of(b, what_.preprocess), found);
           },
           this->image_shape()[0], settings_.workers);
-      if (!right)
+      if (!right || !this->speaks())
         return;
       std::printf("classification of held-out images: top-1 %.1f %%\n", 100 * *right);
       metrics_->write({this->course_of(phase::image).before + trainer.state().step,
@@ -109,12 +113,15 @@ class run_of_phases : session<Platform, T, Kind> {
   }
 
   bool text_phase(until end) {
-    parameter_list frozen_list, list;
+    parameter_list frozen_list, list{this->share()};  // each rank has all of what is frozen
     scope const s{list};
     auto const width = Kind::embedding(what_.model);
-    auto const tower = Kind::image_tower(scope{frozen_list} / "image", what_.model);
+    auto whole = what_.model;
+    whole.image.model_parallel = nn::model_parallel::none;
+    auto const tower = Kind::image_tower(scope{frozen_list} / "image", whole);
     contrastive::dual_encoder const model{s, contrastive::ready_embeddings{},
-                                          towers::text_transformer{s / "text", what_.model.text}, width};
+                                          towers::text_transformer{s / "text", what_.model.text}, width,
+                                          what_.model.logits};
     auto const kept = !settings_.augmented_text;
     auto const [micro, plan] = this->fit([&](extent_t m) {
       return train::plan_text_phase<T>(model, list, tower, frozen_list, this->planned(m), kept);
@@ -125,9 +132,11 @@ class run_of_phases : session<Platform, T, Kind> {
         std::max({plan.activations, train::plan_images<T>(tower, frozen_list, this->evaluated(), width),
                   train::plan_texts<T>(model.text, list, this->evaluated(), model.embedding)}),
         plan.gradients);
-    parallel::solo ranks;
+    typename Platform::template ranks<context_type> all{platform_, device};
+    parallel::mesh mesh{all.any, this->mesh_};
     contrastive::frozen_parameters<context_type> frozen{device, frozen_list};
-    train::trainer trainer{device, ranks, model, list, this->trainer_options(phase::text, micro)};
+    train::trainer trainer{device, mesh.data(), model, list,
+                           this->trainer_options(phase::text, micro, mesh.model_axis())};
     this->announce(phase::text, list, micro, plan);
     auto const more = train::parameters_of(frozen_list, frozen);
     if (this->resume(trainer, more)) {
@@ -135,7 +144,7 @@ class run_of_phases : session<Platform, T, Kind> {
     } else {
       train::load_parameters(earlier_.path, device, frozen_list, frozen, "image.");
       if (earlier_.has_texts)
-        for (auto const* const part : {"text.", "logit_scale"})
+        for (auto const* const part : {"text.", "logit_"})
           train::load_parameters(earlier_.path, device, list, trainer.store(), part);
     }
 
@@ -178,7 +187,7 @@ class run_of_phases : session<Platform, T, Kind> {
   }
 
   bool both_phase(until end) {
-    parameter_list list;
+    parameter_list list{this->share()};
     auto const model = Kind::build(scope{list}, what_.model);
     auto const [micro, plan] =
         this->fit([&](extent_t m) { return train::plan_step<T>(model, list, this->planned(m)); });
@@ -189,8 +198,10 @@ class run_of_phases : session<Platform, T, Kind> {
                   train::plan_images<T>(model.image, list, this->evaluated(), model.embedding),
                   train::plan_texts<T>(model.text, list, this->evaluated(), model.embedding)}),
         plan.gradients);
-    parallel::solo ranks;
-    train::trainer trainer{device, ranks, model, list, this->trainer_options(phase::both, micro)};
+    typename Platform::template ranks<context_type> all{platform_, device};
+    parallel::mesh mesh{all.any, this->mesh_};
+    train::trainer trainer{device, mesh.data(), model, list,
+                           this->trainer_options(phase::both, micro, mesh.model_axis())};
     this->announce(phase::both, list, micro, plan);
     if (!this->resume(trainer) && !earlier_.path.empty())
       train::load_parameters(earlier_.path, device, list, trainer.store(),
@@ -233,8 +244,12 @@ class run_of_phases : session<Platform, T, Kind> {
     auto const begin = speedometer::clock::now();
     auto options = this->loader_options(phase::text);
     options.batch = evaluation_batch;
+    options.rank = 0;  // every rank keeps all: which of them its batches will want is not known
+    options.ranks = 1;
     auto const images = data_->images(numbers, std::move(options));
     compute(*images);
+    if (!this->speaks())
+      return;
     to.save(file);
     std::printf("embedded %lld images in %.0f s, kept in %s\n", static_cast<long long>(to.count()),
                 std::chrono::duration<double>(speedometer::clock::now() - begin).count(), file.c_str());
@@ -261,20 +276,16 @@ void train(Platform const& platform, settings s) {
 /// A run from what the command line says, and the checkpoint that it names.
 template <class Platform>
 void train_on(Platform const& platform, settings s) {
-  std::signal(SIGINT, [](int) { interrupted = 1; });
-  std::signal(SIGTERM, [](int) { interrupted = 1; });
-  if (!s.resume.empty()) {
-    auto const run = train::read_run(s.resume);
-    auto const file = s.resume + "/state.json";
-    io::json_fields fields{run, file, "run"};
-    fields.object("options");
-    adopt(s, *run.find("options"), file);
+  auto& ranks = platform.launched();
+  try {
+    if (s.precision == "fp32")
+      train<Platform, float>(platform, std::move(s));
+    else
+      train<Platform, bf16>(platform, std::move(s));
+  } catch (std::exception const& e) {
+    ranks.announce(e.what());
+    throw;
   }
-  check(s);
-  if (s.precision == "fp32")
-    train<Platform, float>(platform, std::move(s));
-  else
-    train<Platform, bf16>(platform, std::move(s));
 }
 
 }  // namespace train_tool

@@ -1,0 +1,115 @@
+// How yoke-train's ranks meet: over sockets, over MPI, or not at all.
+#include "ranks.hpp"
+
+#include <yoke/parallel/launch.hpp>
+#include <yoke/parallel/solo.hpp>
+#include <yoke/parallel/tcp.hpp>
+#ifdef TRAIN_WITH_MPI
+#include <yoke/parallel/mpi.hpp>
+#endif
+
+#include <chrono>
+#include <cstdlib>
+#include <optional>
+
+namespace train_tool {
+
+namespace {
+
+/// What one rank may do alone, such as an evaluation, while the others wait.
+constexpr std::chrono::hours patience{12};
+
+std::chrono::milliseconds milliseconds_of(double seconds) {
+  return std::chrono::milliseconds{static_cast<std::int64_t>(1000 * seconds)};
+}
+
+class alone final : public launched_ranks {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  int local_rank() const override { return 0; }
+  parallel::any& on_host() override { return any_; }
+  parallel::rendezvous* meeting() override { return nullptr; }
+  void wait_for_all() override {}
+  void announce(std::string const&) noexcept override {}
+
+ private:
+  parallel::solo solo_;
+  parallel::any any_{solo_};
+};
+
+class over_sockets final : public launched_ranks {
+ public:
+  over_sockets(parallel::launch_environment const& here, std::uint64_t configuration, double timeout)
+      : meeting_{here, {.configuration = configuration}},
+        ranks_{meeting_, {.timeout = milliseconds_of(timeout)}} {}
+
+  int rank() const override { return meeting_.rank(); }
+  int size() const override { return meeting_.size(); }
+  int local_rank() const override { return meeting_.local_rank(); }
+  parallel::any& on_host() override { return any_; }
+  parallel::rendezvous* meeting() override { return &meeting_; }
+  void wait_for_all() override { parallel::wait_for_all(ranks_, patience); }
+  void announce(std::string const& why) noexcept override { meeting_.announce(why); }
+
+ private:
+  parallel::rendezvous meeting_;
+  parallel::tcp ranks_;
+  parallel::any any_{ranks_};
+};
+
+#ifdef TRAIN_WITH_MPI
+class over_mpi final : public launched_ranks {
+ public:
+  explicit over_mpi(double timeout) : ranks_{session_, {.timeout = milliseconds_of(timeout)}} {}
+
+  int rank() const override { return ranks_.rank(); }
+  int size() const override { return ranks_.size(); }
+  int local_rank() const override { return session_.local_rank(); }
+  parallel::any& on_host() override { return any_; }
+  parallel::rendezvous* meeting() override {
+    if (!meeting_)
+      meeting_.emplace(parallel::environment_of(ranks_));
+    return &*meeting_;
+  }
+  void wait_for_all() override { parallel::wait_for_all(ranks_, patience); }
+  /// The session ends all ranks when an exception leaves this one, and nobody hears of it later.
+  void announce(std::string const& why) noexcept override {
+    std::fprintf(stderr, "yoke-train: rank %d: %s\n", rank(), why.c_str());
+  }
+
+ private:
+  parallel::mpi_session session_;
+  parallel::mpi ranks_;
+  parallel::any any_{ranks_};
+  std::optional<parallel::rendezvous> meeting_;  // of ranks with cards, when they want one
+};
+#endif
+
+}  // namespace
+
+std::unique_ptr<launched_ranks> meet(std::uint64_t configuration, double timeout) {
+  auto const here = parallel::find_environment();
+  if (here && here->size > 1)
+    return std::make_unique<over_sockets>(*here, configuration, timeout);
+  if (!here && parallel::ranks_of_mpi_launcher() > 1) {
+#ifdef TRAIN_WITH_MPI
+    return std::make_unique<over_mpi>(timeout);
+#else
+    throw parallel::error(
+        "mpirun started several ranks, and this program was built without MPI: set MASTER_ADDR and "
+        "MASTER_PORT for "
+        "all of them (mpirun -x), and they meet over sockets");
+#endif
+  }
+  return std::make_unique<alone>();
+}
+
+int rank_in_environment() {
+  for (auto const* const variable : {"RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"})
+    if (auto const* const text = std::getenv(variable); text != nullptr)
+      return std::atoi(text);
+  return 0;
+}
+
+}  // namespace train_tool

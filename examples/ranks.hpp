@@ -1,0 +1,49 @@
+// The ranks of a run of yoke-train: who started them, and how they talk to each other.
+#pragma once
+#include <yoke/parallel/any.hpp>
+#include <yoke/parallel/mesh.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace yoke::parallel {
+class rendezvous;
+}
+
+namespace train_tool {
+
+using namespace yoke;
+
+/// This process among those that were started together: by torchrun's or Slurm's variables, over sockets; by mpirun, over
+/// MPI where the program was built with it; alone otherwise.
+class launched_ranks {
+ public:
+  launched_ranks() = default;
+  launched_ranks(launched_ranks const&) = delete;
+  launched_ranks& operator=(launched_ranks const&) = delete;
+  virtual ~launched_ranks() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// The number of the card that this process takes.
+  virtual int local_rank() const = 0;
+  /// All ranks, for tensors in the host's memory.
+  virtual parallel::any& on_host() = 0;
+  /// For ranks with cards, all of which call it: where they meet. Null for one rank.
+  virtual parallel::rendezvous* meeting() = 0;
+  /// Returns when every rank has called it, however long one works alone.
+  virtual void wait_for_all() = 0;
+  /// Tells the others why this rank stops; what follows is that they stop too.
+  virtual void announce(std::string const& why) noexcept = 0;
+};
+
+/// Meets the others, who must have the same configuration; throws parallel::error, and says who is missing or differs.
+/// `timeout`: seconds that ranks wait for each other.
+std::unique_ptr<launched_ranks> meet(std::uint64_t configuration, double timeout);
+
+/// Whether the environment names other ranks, and this process's number among them; 0 alone.
+int rank_in_environment();
+
+}  // namespace train_tool
