@@ -195,7 +195,7 @@ TEST_CASE("Bad samples are skipped, counted and named", "[data]") {
   REQUIRE(batches.next(b));
   CHECK(b.captions == std::vector<std::string>{"four inks", "one channel", "déjà vu"});
   CHECK(b.labels == std::vector<std::int32_t>{1, 2, 3});
-  CHECK(b.after == position{0, 12});
+  CHECK(b.after == position{1, 0});
   CHECK_FALSE(batches.next(b));
   CHECK_FALSE(batches.next(b));
   REQUIRE(messages.size() == 9);

@@ -11,11 +11,14 @@
 
 namespace yoke::data {
 
-/// A place in one rank's stream of samples. Part of a checkpoint; a loader that starts there delivers what
-/// one that never stopped would. Ranks are at different places, because each skips its own bad samples.
+/// A place in a stream of samples. Part of a checkpoint; a loader that starts there delivers what one that never stopped
+/// would. Ranks that share out an epoch by samples are at one place, of the whole epoch; by shards each is at a place of
+/// its own, because it skips its own bad samples.
 struct position {
   std::uint64_t epoch = 0;
-  std::uint64_t sample = 0;  // samples of the epoch that are behind, the bad ones included
+  std::uint64_t sample =
+      0;          // samples of the epoch, or of the rank's part of it, that are behind, bad ones included
+  int ranks = 1;  // among which the epoch is shared out by shards; 1: `sample` is of the whole epoch
 
   bool operator==(position const&) const = default;
 };

@@ -1,5 +1,5 @@
 // Turns a source into batches: threads read, decode, augment and tokenise ahead; what comes out, and in which
-// order, depends on the seed, the epoch and the rank alone.
+// order, depends on the seed, the epoch and the rank alone, or on the seed and the epoch.
 #pragma once
 #include <yoke/core/errors.hpp>
 #include <yoke/core/expects.hpp>
@@ -7,6 +7,7 @@
 #include <yoke/data/augment.hpp>
 #include <yoke/data/batch.hpp>
 #include <yoke/data/chunk_queue.hpp>
+#include <yoke/data/dealer.hpp>
 #include <yoke/data/picture.hpp>
 #include <yoke/data/source.hpp>
 
@@ -53,16 +54,25 @@ struct loader_options {
   extent_t prepared = 2;        // batches' worth of samples that may wait
   int rank = 0;
   int ranks = 1;
-  std::uint64_t most_skipped = 100;  // bad samples that are always forgiven
-  double skipped_share = 0.01;       // and the share of all samples that is forgiven beyond them
+  data::split split = data::split::by_shards;  // how ranks share out an epoch
+  std::uint64_t most_skipped = 100;            // bad samples that are always forgiven
+  double skipped_share = 0.01;                 // and the share of all samples that is forgiven beyond them
   std::function<void(skipped_sample const&)> on_skip{};  // called by next() for each bad sample, in order
 };
 
 /// Batches of a source, epoch after epoch.
 ///
 /// A bad sample (broken image, no caption, not UTF-8) is skipped and counted; the sample after it takes its
-/// place. Past the limit next() throws an io::error that repeats the last reason. Ranks whose shards differ in
-/// size begin an epoch at different steps: count steps, not ends of epochs, where ranks must agree.
+/// place. Past the limit next() throws an io::error that repeats the last reason.
+///
+/// Ranks that share out the epoch by shards, if their shards differ in size, begin an epoch at different steps: count
+/// steps, not ends of epochs, where ranks must agree. A run that stops goes on on as many ranks, each at its own
+/// batch::after, or on any number from the beginning of an epoch.
+///
+/// By samples N ranks deliver what one with the N-fold batch delivers, pixel for pixel, and drop the same rest of an
+/// epoch. In training, what a rank lacks of its part of a batch because samples are bad is made up for by the first ones
+/// of that part, which come a second time: a batch depends on its place in the epoch alone, batch::after is the same on
+/// every rank, and a run goes on there on any number of ranks. A part without a good sample is an io::error.
 template <source Source>
 class loader {
  public:
@@ -124,11 +134,7 @@ class loader {
   }
 
   /// Consecutive samples of an epoch, prepared.
-  struct chunk {
-    std::uint64_t epoch = 0, first = 0;
-    std::vector<typename Source::reference> references{};
-    std::size_t count = 0;
-    bool ends_epoch = false, ends_all = false;
+  struct chunk : dealer<Source>::hand {
     // Of the good samples, one after the other:
     std::vector<std::uint8_t> pixels{};
     std::vector<std::int32_t> tokens{}, lengths{}, labels{};
@@ -146,45 +152,27 @@ class loader {
     };
 
     task(Source source, tokenize_function tokenizer, loader_options const& options)
-        : from{std::move(source)}, tokenize{std::move(tokenizer)}, o{&options}, epoch{o->start.epoch} {
-      expects(o->batch > 0 && o->image_size > 0, "loader: batch and image_size are positive");
-      expects(o->workers >= 0, "loader: workers is not negative");
-      expects(tokenize || !o->want.captions, "loader: captions need a tokenizer");
-      from.check(order_of(epoch));
-    }
+        : from{std::move(source)},
+          tokenize{std::move(tokenizer)},
+          o{&checked(options, tokenize)},
+          samples{from,
+                  {.samples = {o->seed, o->start.epoch, o->training ? o->shuffle : 0, o->rank, o->ranks},
+                   .split = o->split,
+                   .batch = o->batch,
+                   .training = o->training,
+                   .epochs = o->epochs,
+                   .start = o->start}} {}
 
-    order order_of(std::uint64_t e) const {
-      return {o->seed, e, o->training ? o->shuffle : 0, o->rank, o->ranks};
+    static loader_options const& checked(loader_options const& o, tokenize_function const& tokenizer) {
+      expects(o.batch > 0 && o.image_size > 0, "loader: batch and image_size are positive");
+      expects(o.workers >= 0, "loader: workers is not negative");
+      expects(tokenizer || !o.want.captions, "loader: captions need a tokenizer");
+      return o;
     }
     worker make_worker() const { return {from.make_reader()}; }
 
     /// The next references. False after the last epoch.
-    bool plan(chunk& c) {
-      c.count = 0;
-      c.ends_epoch = false;
-      if ((c.ends_all = epoch >= o->epochs))
-        return false;
-      if (!walking) {
-        walker.emplace(from.walk(order_of(epoch)));
-        walking = true;
-        at = 0;
-        typename Source::reference passed;
-        if (epoch == o->start.epoch)
-          while (at < o->start.sample && walker->next(passed)) ++at;
-      }
-      c.epoch = epoch;
-      c.first = at;
-      auto const most = static_cast<std::size_t>(chunk_size(*o));
-      c.references.resize(most);
-      while (c.count < most && walker->next(c.references[c.count])) ++c.count;
-      at += c.count;
-      if (c.count < most) {
-        c.ends_epoch = true;
-        walking = false;
-        ++epoch;
-      }
-      return true;
-    }
+    bool plan(chunk& c) { return samples.next(c, static_cast<std::size_t>(chunk_size(*o))); }
 
     void work(worker& w, chunk& c) const {
       c.pixels.resize(c.count * image_bytes());
@@ -218,9 +206,11 @@ class loader {
       auto const target =
           view<std::uint8_t, 3>{c.pixels.data() + good * image_bytes(), {{o->image_size, o->image_size, 3}}};
       if (o->training)
-        w.prepare.train(w.loaded.image.hwc(), target, o->augment,
-                        random_sequence{mix(mix(o->seed, c.epoch), hash("augmentation")),
-                                        mix(c.first + i, static_cast<std::uint64_t>(o->rank))});
+        w.prepare.train(
+            w.loaded.image.hwc(), target, o->augment,
+            random_sequence{
+                mix(mix(o->seed, c.epoch), hash("augmentation")),
+                mix(c.first + i, static_cast<std::uint64_t>(samples.how().of_epoch(c.epoch).rank))});
       else
         w.prepare.evaluate(w.loaded.image.hwc(), target);
       if (o->keep_captions)
@@ -233,16 +223,13 @@ class loader {
     Source from;
     tokenize_function tokenize;
     loader_options const* o;
-    std::optional<typename Source::walker> walker{};
-    std::uint64_t epoch, at = 0;
-    bool walking = false;
+    dealer<Source> samples;
   };
 
   bool assemble(batch& b) {
     clear(b);
     b.pixels.resize(static_cast<std::size_t>(options_.batch) * task_.image_bytes());
-    auto ended = false;
-    while (!ended && b.size() < options_.batch) {
+    for (auto delivered = false; !delivered;) {
       if (chunk_ == nullptr) {
         chunk_ = &queue_.front();
         in_chunk_ = good_ = token_ = 0;
@@ -250,16 +237,14 @@ class loader {
       if (chunk_->ends_all)
         return false;  // stays at the front, for the next call
       take(b);
-      if (in_chunk_ < chunk_->count)
-        continue;
-      auto const ends_epoch = chunk_->ends_epoch;
-      auto const epoch = chunk_->epoch;
-      chunk_ = nullptr;
-      queue_.pop();
-      ended = ends_epoch && end_epoch(b, epoch);
+      auto const used_up = in_chunk_ == chunk_->count;
+      delivered = chunk_->ends_epoch && used_up ? end_epoch(b, *chunk_) : end_batch(b, *chunk_);
+      if (used_up) {
+        chunk_ = nullptr;
+        queue_.pop();
+      }
     }
     b.pixels.resize(static_cast<std::size_t>(b.size()) * task_.image_bytes());
-    batches_ += ended ? 0 : 1;
     return true;
   }
 
@@ -276,7 +261,7 @@ class loader {
     auto const& c = *chunk_;
     for (; in_chunk_ < c.count && b.size() < options_.batch; ++in_chunk_) {
       ++seen_;
-      b.after = {c.epoch, c.first + in_chunk_ + 1};
+      b.after = task_.samples.place(c.epoch, c.first + in_chunk_ + 1, c.count - in_chunk_ - 1 + c.following);
       if (!c.rules[in_chunk_].empty()) {
         skip(task_.from.name(c.references[in_chunk_]), c.rules[in_chunk_]);
         continue;
@@ -302,19 +287,60 @@ class loader {
     }
   }
 
-  /// True when what there is of a batch is to be delivered. In training the rest of an epoch is dropped.
-  bool end_epoch(batch& b, std::uint64_t epoch) {
+  bool by_samples() const { return options_.split == split::by_samples; }
+
+  /// True when what there is of a batch is to be delivered.
+  bool end_batch(batch& b, chunk const& c) {
+    if (by_samples()) {
+      if (!c.ends_batch)
+        return false;
+      b.after = c.after;
+      if (options_.training)
+        fill_up(b, c.epoch);
+    }
+    auto const done = by_samples() ? b.size() > 0 : b.size() == options_.batch;
+    batches_ += done ? 1 : 0;
+    return done;
+  }
+
+  /// The same at the end of an epoch. In training its rest is dropped.
+  bool end_epoch(batch& b, chunk const& c) {
     auto const before = std::exchange(batches_, 0);
     if (b.size() == options_.batch || (!options_.training && b.size() > 0))
       return true;
-    auto const whole_epoch = epoch != options_.start.epoch || options_.start.sample == 0;
-    if (before == 0 && whole_epoch)
-      throw io::error("loader", "epoch " + std::to_string(epoch),
-                      "no batch: " + std::to_string(b.size()) + " good samples for a batch of " +
-                          std::to_string(options_.batch) +
-                          (last_skipped_.empty() ? "" : "; last skipped: " + last_skipped_.back().message()));
+    auto const whole_epoch = c.epoch != options_.start.epoch || options_.start.sample == 0;
+    auto const parts_may_be_empty = by_samples() && !options_.training && c.first > 0;
+    if (before == 0 && whole_epoch && !parts_may_be_empty)
+      throw no_batch(c.epoch, by_samples() ? std::to_string(c.following) + " samples for a batch of " +
+                                                 std::to_string(options_.batch) + " on each of " +
+                                                 std::to_string(options_.ranks) + " ranks"
+                                           : std::to_string(b.size()) + " good samples for a batch of " +
+                                                 std::to_string(options_.batch));
     clear(b);
     return false;
+  }
+
+  io::error no_batch(std::uint64_t epoch, std::string const& why) const {
+    return {"loader", "epoch " + std::to_string(epoch),
+            "no batch: " + why +
+                (last_skipped_.empty() ? "" : "; last skipped: " + last_skipped_.back().message())};
+  }
+
+  /// The first samples come a second time, in place of bad ones.
+  void fill_up(batch& b, std::uint64_t epoch) const {
+    if (b.size() == 0)
+      throw no_batch(epoch, "none of the " + std::to_string(options_.batch) + " samples is good");
+    auto const bytes = task_.image_bytes();
+    for (std::size_t i = 0; b.size() < options_.batch; ++i, ++b.image_shape[0]) {
+      std::copy_n(b.pixels.data() + i * bytes, bytes,
+                  b.pixels.data() + static_cast<std::size_t>(b.size()) * bytes);
+      for (auto t = b.offsets[i]; t < b.offsets[i + 1]; ++t)
+        b.tokens.push_back(std::int32_t{b.tokens[static_cast<std::size_t>(t)]});
+      b.offsets.push_back(static_cast<std::int32_t>(b.tokens.size()));
+      b.labels.push_back(std::int32_t{b.labels[i]});
+      if (options_.keep_captions)
+        b.captions.push_back(std::string{b.captions[i]});
+    }
   }
 
   void skip(sample_name name, std::string const& rule) {
