@@ -1,17 +1,18 @@
 // Ranks as threads of one process: every distributed path runs, and is tested, on one machine.
 #pragma once
 #include <yoke/parallel/communicator.hpp>
+#include <yoke/parallel/threads_room.hpp>
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstring>
 #include <exception>
 #include <memory>
-#include <mutex>
+#include <numeric>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace yoke::parallel {
@@ -19,104 +20,8 @@ namespace yoke::parallel {
 class threads_group;
 
 namespace detail {
-
-/// What one rank brings to a collective.
-struct contribution {
-  collective call = collective::barrier;
-  std::size_t elements = 0;      // of the buffer below
-  std::size_t element_size = 0;  // bytes
-  int to = 0, from = 0;          // peers of an exchange; `from` is the root of a broadcast
-  reduction how = reduction::sum;
-  void const* source = nullptr;
-  void* target = nullptr;
-};
-
-/// The calls of all ranks agree; empty, or the sentence that says who differs.
-inline std::string disagreement(std::vector<contribution> const& ranks) {
-  auto const said = [&](std::size_t r) {
-    auto const& c = ranks[r];
-    return "rank " + std::to_string(r) + " calls " + collective_names[static_cast<std::size_t>(c.call)] +
-           " with " + std::to_string(c.elements) + " elements of " + std::to_string(c.element_size) +
-           " bytes";
-  };
-  auto const& first = ranks.front();
-  for (std::size_t r = 1; r < ranks.size(); ++r) {
-    auto const& other = ranks[r];
-    if (other.call != first.call || other.elements != first.elements ||
-        other.element_size != first.element_size || other.how != first.how)
-      return "ranks disagree: " + said(0) + ", " + said(r);
-    if (first.call == collective::broadcast && other.from != first.from)
-      return "ranks disagree: rank 0 names root " + std::to_string(first.from) + ", rank " +
-             std::to_string(r) + " root " + std::to_string(other.from);
-  }
-  if (first.call == collective::exchange)
-    for (std::size_t r = 0; r < ranks.size(); ++r)
-      if (auto const from = static_cast<std::size_t>(ranks[r].from); ranks[from].to != static_cast<int>(r))
-        return "ranks disagree: rank " + std::to_string(r) + " waits for rank " + std::to_string(from) +
-               ", which sends to rank " + std::to_string(ranks[from].to);
-  return {};
-}
-
-/// Whether a rank of a group has failed or returned, which all that wait anywhere in the group must learn.
-struct threads_fate {
-  std::mutex mutex;
-  std::condition_variable changed;
-  int gone = -1;  // the first rank
-  std::string because;
-};
-
-/// Where some ranks of a group meet: all of them, or those of a split.
-class threads_room {
- public:
-  threads_room(std::shared_ptr<threads_fate> fate, std::size_t ranks)
-      : fate_{std::move(fate)}, ranks_(ranks) {}
-
-  std::size_t size() const { return ranks_.size(); }
-
-  /// Publishes what this rank brings, lets `work` read all contributions once every rank has
-  /// arrived, and returns when every rank is through. Disagreement throws on every rank.
-  template <class Work>
-  void collective(int rank, contribution const& mine, Work const& work) {
-    ranks_[static_cast<std::size_t>(rank)] = mine;
-    wait();
-    auto const problem = disagreement(ranks_);
-    if (problem.empty())
-      work(ranks_);
-    wait();
-    if (!problem.empty())
-      throw error(problem);
-  }
-  std::shared_ptr<threads_fate> const& fate() const { return fate_; }
-
- private:
-  void wait() {
-    std::unique_lock lock{fate_->mutex};
-    auto const leave = [&] {
-      throw error("rank " + std::to_string(fate_->gone) + " takes no further part: " + fate_->because);
-    };
-    if (fate_->gone >= 0)
-      leave();
-    auto const round = round_;
-    if (++arrived_ == ranks_.size()) {
-      arrived_ = 0;
-      ++round_;
-      fate_->changed.notify_all();
-      return;
-    }
-    fate_->changed.wait(lock, [&] { return round_ != round || fate_->gone >= 0; });
-    if (round_ == round)
-      leave();
-  }
-
-  std::shared_ptr<threads_fate> fate_;
-  std::size_t arrived_ = 0;  // guarded by the fate's mutex, as is round_
-  std::size_t round_ = 0;
-  std::vector<contribution> ranks_;
-};
-
 struct threads_access;
-
-}  // namespace detail
+}
 
 /// One rank of a threads_group, or of a split of one: the communicator that the group hands to each thread. A rank may use
 /// different communicators in different threads at once.
@@ -141,8 +46,8 @@ class threads {
 ///     threads_group group{4};
 ///     group.run([&](threads& ranks) { … });
 ///
-/// When a rank throws, or returns while others wait for it, the others leave their collectives with
-/// parallel::error that names it; `run` joins all and rethrows what was thrown first. How many
+/// When a rank throws, or returns while others wait for it, all others leave their collectives, those of splits too, with
+/// parallel::error that names it by its number in the group; `run` joins all and rethrows what was thrown first. How many
 /// OpenMP threads each rank uses is the caller's choice, made inside the function.
 class threads_group {
  public:
@@ -155,39 +60,32 @@ class threads_group {
   template <class F>
   void run(F const& function) {
     auto const fate = std::make_shared<detail::threads_fate>();
-    auto const room = std::make_shared<detail::threads_room>(fate, static_cast<std::size_t>(size_));
-    std::exception_ptr failure;
-    auto const leave = [&](int rank, std::string const& because, std::exception_ptr thrown) {
-      std::lock_guard const lock{fate->mutex};
-      if (thrown && !failure)
-        failure = thrown;
-      if (fate->gone < 0) {
-        fate->gone = rank;
-        fate->because = because;
-      }
-      fate->changed.notify_all();
-    };
+    std::vector<int> names(static_cast<std::size_t>(size_));
+    std::iota(names.begin(), names.end(), 0);
+    auto const room = std::make_shared<detail::threads_room>(fate, std::move(names));
     std::vector<std::thread> running;
     running.reserve(static_cast<std::size_t>(size_));
     try {
       for (int r = 0; r < size_; ++r)
-        running.emplace_back([r, &room, &function, &leave] {
+        running.emplace_back([r, &fate, &room, &function] {
           try {
             threads self{room, r};
             function(self);
-            leave(r, "it has returned", nullptr);
+            fate->leaves({r, "it has returned"});
           } catch (std::exception const& e) {
-            leave(r, e.what(), std::current_exception());
+            fate->leaves({r, e.what(), std::current_exception()});
           } catch (...) {
-            leave(r, "it threw something that is no std::exception", std::current_exception());
+            fate->leaves({r, "it threw something that is no std::exception", std::current_exception()});
           }
         });
     } catch (...) {  // a thread could not be started: those that run must not wait for it
-      leave(static_cast<int>(running.size()), "its thread could not be started", std::current_exception());
+      fate->leaves(
+          {static_cast<int>(running.size()), "its thread could not be started", std::current_exception()});
     }
     for (auto& t : running) t.join();
-    if (failure)
-      std::rethrow_exception(failure);
+    for (auto const& who : fate->left)
+      if (who.thrown)
+        std::rethrow_exception(who.thrown);
   }
 
  private:
@@ -200,19 +98,51 @@ namespace detail {
 struct threads_access {
   /// `sent`: bytes.
   template <class Work>
-  static void call(threads& c, contribution const& mine, extent_t sent, Work const& work) {
+  static void call(threads& c, collective which, contribution mine, extent_t sent, Work const& work) {
     auto const start = std::chrono::steady_clock::now();
+    mine.call = collective_names[static_cast<std::size_t>(which)];
     c.room_->collective(c.rank_, mine, work);
-    c.traffic_.count(mine.call, static_cast<double>(sent));
+    c.traffic_.count(which, static_cast<double>(sent));
     c.traffic_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
-  static auto const& fate_of(threads& c) { return c.room_->fate(); }
-  static threads make(std::shared_ptr<threads_room> room, int rank) { return {std::move(room), rank}; }
+
+  static threads split(threads& c, int color) {
+    struct offer {
+      int color;
+      std::shared_ptr<threads_room> room{};  // made by the first rank of a color
+    } mine{color};
+    contribution const shown{.call = "split", .source = &mine};
+    auto const offered = [](contribution const& r) -> offer const& {
+      return *static_cast<offer const*>(r.source);
+    };
+    auto& whole = *c.room_;
+    auto const me = whole.name(static_cast<std::size_t>(c.rank_));
+    std::vector<int> names;
+    names.reserve(whole.size());
+    whole.collective(c.rank_, shown, [&](auto const& ranks) {
+      for (std::size_t r = 0; r < ranks.size(); ++r)
+        if (offered(ranks[r]).color == color)
+          names.push_back(whole.name(r));
+    });
+    auto const rank = static_cast<int>(std::ranges::find(names, me) - names.begin());
+    if (rank == 0)
+      mine.room = std::make_shared<threads_room>(whole.fate(), std::move(names));
+    std::shared_ptr<threads_room> room;
+    whole.collective(c.rank_, shown, [&](auto const& ranks) {
+      for (auto const& r : ranks)
+        if (auto const& other = offered(r); other.color == color && other.room)
+          room = other.room;
+    });
+    return {std::move(room), rank};
+  }
 };
 
 template <class T, class U>
-contribution brings(collective call, T* source, extent_t elements, U* target) {
-  return {call, static_cast<std::size_t>(elements), sizeof(T), 0, 0, reduction::sum, source, target};
+contribution brings(T* source, extent_t elements, U* target) {
+  return {.elements = static_cast<std::size_t>(elements),
+          .element_size = sizeof(T),
+          .source = source,
+          .target = target};
 }
 
 template <class T>
@@ -220,16 +150,29 @@ extent_t bytes_of(extent_t elements) {
   return elements * static_cast<extent_t>(sizeof(T));
 }
 
-/// The ranks' elements at i, combined in their order, in the accumulator's type.
-template <class T>
-T combine(std::vector<contribution> const& ranks, extent_t i, reduction how) {
+/// The ranks' elements [first, last), combined in the order of the ranks in the accumulator's type. take(i, values, n) gets
+/// those from i on, rounded, n at a time, when no source is read there any more.
+template <class T, class Take>
+void combine(std::vector<contribution> const& ranks, extent_t first, extent_t last, reduction how,
+             Take const& take) {
   using A = accumulator_t<T>;
-  auto value = static_cast<A>(static_cast<T const*>(ranks[0].source)[i]);
-  for (std::size_t r = 1; r < ranks.size(); ++r) {
-    auto const other = static_cast<A>(static_cast<T const*>(ranks[r].source)[i]);
-    value = how == reduction::sum ? value + other : std::max(value, other);
+  constexpr extent_t most = 1024;
+  A sums[most];
+  T values[most];
+  for (auto i = first; i < last; i += most) {
+    auto const n = std::min(most, last - i);
+    auto const from = [&](contribution const& r) { return static_cast<T const*>(r.source) + i; };
+    for (extent_t k = 0; k < n; ++k) sums[k] = static_cast<A>(from(ranks[0])[k]);
+    for (std::size_t r = 1; r < ranks.size(); ++r) {
+      auto const* const other = from(ranks[r]);
+      if (how == reduction::sum)
+        for (extent_t k = 0; k < n; ++k) sums[k] += static_cast<A>(other[k]);
+      else
+        for (extent_t k = 0; k < n; ++k) sums[k] = std::max(sums[k], static_cast<A>(other[k]));
+    }
+    for (extent_t k = 0; k < n; ++k) values[k] = static_cast<T>(sums[k]);
+    take(i, values, n);
   }
-  return static_cast<T>(value);
 }
 
 /// Memory may be the very same (in place), never half the same.
@@ -245,9 +188,9 @@ template <class T, int R, class U, int S>
 requires detail::copies_to<T, U>
 void all_gather(threads& c, view<T, R> mine, view<U, S> all) {
   expects(all.size() == mine.size() * c.size(), "all_gather: `all` holds `mine` once for each rank");
-  detail::threads_access::call(c, detail::brings(collective::all_gather, mine.data, mine.size(), all.data),
-                               detail::bytes_of<U>(detail::sent_by_gather(mine.size(), c.size())),
-                               [&](auto const& ranks) {
+  auto const sent = detail::bytes_of<U>(detail::sent_by_gather(mine.size(), c.size()));
+  detail::threads_access::call(c, collective::all_gather, detail::brings(mine.data, mine.size(), all.data),
+                               sent, [&](auto const& ranks) {
                                  for (std::size_t r = 0; r < ranks.size(); ++r)
                                    detail::copy_bytes(all.data + static_cast<extent_t>(r) * mine.size(),
                                                       ranks[r].source, ranks[r].elements * sizeof(U));
@@ -259,27 +202,28 @@ template <class T, int R, class U, int S>
 requires detail::sums_to<T, U>
 void reduce_scatter(threads& c, view<T, R> all, view<U, S> mine) {
   expects(all.size() == mine.size() * c.size(), "reduce_scatter: `all` holds a part for each rank");
-  detail::threads_access::call(c, detail::brings(collective::reduce_scatter, all.data, all.size(), mine.data),
-                               detail::bytes_of<U>(detail::sent_by_gather(mine.size(), c.size())),
-                               [&](auto const& ranks) {
+  auto const sent = detail::bytes_of<U>(detail::sent_by_gather(mine.size(), c.size()));
+  detail::threads_access::call(c, collective::reduce_scatter, detail::brings(all.data, all.size(), mine.data),
+                               sent, [&](auto const& ranks) {
                                  auto const first = c.rank() * mine.size();
-                                 for (extent_t i = 0; i < mine.size(); ++i)
-                                   mine.data[i] = detail::combine<U>(ranks, first + i, reduction::sum);
+                                 detail::combine<U>(ranks, first, first + mine.size(), reduction::sum,
+                                                    [&](extent_t i, U const* sums, extent_t n) {
+                                                      std::copy_n(sums, n, mine.data + (i - first));
+                                                    });
                                });
 }
 
 /// Each rank combines a part of its own and hands it to all.
 template <element T, int R>
 void all_reduce(threads& c, view<T, R> buffer, reduction how = reduction::sum) {
-  auto mine = detail::brings(collective::all_reduce, buffer.data, buffer.size(), buffer.data);
+  auto mine = detail::brings(buffer.data, buffer.size(), buffer.data);
   mine.how = how;
+  detail::share_of_elements const share{buffer.size(), c.rank(), c.size()};
   auto const sent = detail::bytes_of<T>(detail::sent_by_all_reduce(buffer.size(), c.rank(), c.size()));
-  detail::threads_access::call(c, mine, sent, [&](auto const& ranks) {
-    detail::share_of_elements const share{buffer.size(), c.rank(), c.size()};
-    for (auto i = share.first; i < share.last; ++i) {
-      auto const value = detail::combine<T>(ranks, i, how);
-      for (auto const& r : ranks) static_cast<T*>(r.target)[i] = value;
-    }
+  detail::threads_access::call(c, collective::all_reduce, mine, sent, [&](auto const& ranks) {
+    detail::combine<T>(ranks, share.first, share.last, how, [&](extent_t i, T const* values, extent_t n) {
+      for (auto const& r : ranks) std::copy_n(values, n, static_cast<T*>(r.target) + i);
+    });
   });
 }
 
@@ -287,10 +231,10 @@ template <class T, int R>
 requires(std::is_trivially_copyable_v<T> && !std::is_const_v<T>) void broadcast(threads& c, view<T, R> buffer,
                                                                                 int root) {
   expects(root >= 0 && root < c.size(), "the root is one of the ranks");
-  auto mine = detail::brings(collective::broadcast, buffer.data, buffer.size(), buffer.data);
+  auto mine = detail::brings(buffer.data, buffer.size(), buffer.data);
   mine.from = root;
   auto const sent = detail::sent_by_broadcast(detail::bytes_of<T>(buffer.size()), c.rank(), root, c.size());
-  detail::threads_access::call(c, mine, sent, [&](auto const& ranks) {
+  detail::threads_access::call(c, collective::broadcast, mine, sent, [&](auto const& ranks) {
     detail::copy_bytes(buffer.data, ranks[static_cast<std::size_t>(root)].source,
                        static_cast<std::size_t>(buffer.size()) * sizeof(T));
   });
@@ -302,11 +246,11 @@ requires detail::copies_to<T, U>
 void exchange(threads& c, int to, view<T, R> send, int from, view<U, S> receive) {
   expects(to >= 0 && to < c.size() && from >= 0 && from < c.size(), "peers are ranks of the communicator");
   expects(send.size() == receive.size(), "exchange: as many elements come as go");
-  auto mine = detail::brings(collective::exchange, send.data, send.size(), receive.data);
+  auto mine = detail::brings(send.data, send.size(), receive.data);
   mine.to = to;
   mine.from = from;
   auto const sent = to == c.rank() ? 0 : detail::bytes_of<U>(send.size());
-  detail::threads_access::call(c, mine, sent, [&](auto const& ranks) {
+  detail::threads_access::call(c, collective::exchange, mine, sent, [&](auto const& ranks) {
     detail::copy_bytes(receive.data, ranks[static_cast<std::size_t>(from)].source,
                        static_cast<std::size_t>(receive.size()) * sizeof(U));
   });
@@ -318,53 +262,23 @@ requires(std::is_trivially_copyable_v<T> &&
                                                     std::span<extent_t const> begins) {
   detail::expect_parts(begins, c.size(), buffer.size());
   auto const me = static_cast<std::size_t>(c.rank());
+  auto mine = detail::brings(buffer.data, buffer.size(), buffer.data);
+  mine.begins = begins;
   auto const sent = detail::bytes_of<T>(detail::sent_by_gather(begins[me + 1] - begins[me], c.size()));
-  detail::threads_access::call(
-      c, detail::brings(collective::all_gather_parts, buffer.data, buffer.size(), buffer.data), sent,
-      [&](auto const& ranks) {
-        for (std::size_t r = 0; r < ranks.size(); ++r)
-          if (r != me)
-            detail::copy_bytes(buffer.data + begins[r], static_cast<T const*>(ranks[r].source) + begins[r],
-                               static_cast<std::size_t>(begins[r + 1] - begins[r]) * sizeof(T));
-      });
+  detail::threads_access::call(c, collective::all_gather_parts, mine, sent, [&](auto const& ranks) {
+    for (std::size_t r = 0; r < ranks.size(); ++r)
+      detail::copy_bytes(buffer.data + begins[r], static_cast<T const*>(ranks[r].source) + begins[r],
+                         static_cast<std::size_t>(begins[r + 1] - begins[r]) * sizeof(T));
+  });
 }
 
 inline void barrier(threads& c) {
-  detail::contribution const nothing;
-  detail::threads_access::call(c, nothing, 0, [](auto const&) {});
+  detail::threads_access::call(c, collective::barrier, {}, 0, [](auto const&) {});
 }
 
-/// A rank that fails or returns is gone for those that wait for it in a split, too.
+/// Not counted in traffic.
 inline threads split(threads& c, int color) {
-  // Each rank shows its colour; the first of a colour makes their room, and shows it.
-  struct offer {
-    int color;
-    std::shared_ptr<detail::threads_room> room;
-  } mine{color, {}};
-  std::shared_ptr<detail::threads_room> room;
-  int rank = 0;
-  auto const shown = detail::brings(collective::exchange, &mine, 1, static_cast<void*>(nullptr));
-  auto alone = shown;
-  alone.to = alone.from = c.rank();
-  auto const color_of = [](detail::contribution const& r) -> offer& {
-    return *static_cast<offer*>(const_cast<void*>(r.source));
-  };
-  detail::threads_access::call(c, alone, 0, [&](auto const& ranks) {
-    std::size_t members = 0;
-    for (int r = 0; r < c.size(); ++r)
-      if (color_of(ranks[static_cast<std::size_t>(r)]).color == color) {
-        rank += r < c.rank() ? 1 : 0;
-        ++members;
-      }
-    if (rank == 0)
-      mine.room = std::make_shared<detail::threads_room>(detail::threads_access::fate_of(c), members);
-  });
-  detail::threads_access::call(c, alone, 0, [&](auto const& ranks) {
-    for (auto const& r : ranks)
-      if (auto const& other = color_of(r); other.color == color && other.room)
-        room = other.room;
-  });
-  return detail::threads_access::make(std::move(room), rank);
+  return detail::threads_access::split(c, color);
 }
 
 static_assert(communicator<threads>);
