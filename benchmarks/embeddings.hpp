@@ -32,6 +32,21 @@ struct embeddings {
   yoke::view<float, 2> as_view(std::vector<float>& v) const { return {v.data(), {{rows, width}}}; }
 };
 
+/// The largest deviation of loss and gradients from the expected ones, relative to the largest value of each.
+inline double worst_difference(embeddings& e, double loss, double expected,
+                               std::vector<double> const& d_image, std::vector<double> const& d_text) {
+  auto worst = std::abs(loss - expected) / expected;
+  for (auto const& [got, wanted] : {std::pair{&e.d_image, &d_image}, {&e.d_text, &d_text}}) {
+    double most = 0, size = 0;
+    for (std::size_t i = 0; i < wanted->size(); ++i) {
+      most = std::max(most, std::abs(static_cast<double>((*got)[i]) - (*wanted)[i]));
+      size = std::max(size, std::abs((*wanted)[i]));
+    }
+    worst = std::max(worst, most / size);
+  }
+  return worst;
+}
+
 inline constexpr float logit_scale = 100.0f;
 
 /// loss(embeddings&) computes the loss at `logit_scale` and its gradients. The largest deviation from the definition,
@@ -64,16 +79,7 @@ double error_of_loss(yoke::extent_t rows, yoke::extent_t width, F const& loss) {
       }
     }
   }
-  auto worst = std::abs(result.loss - expected) / expected;
-  for (auto const& [got, wanted] : {std::pair{&e.d_image, &d_image}, {&e.d_text, &d_text}}) {
-    double most = 0, size = 0;
-    for (std::size_t i = 0; i < wanted->size(); ++i) {
-      most = std::max(most, std::abs(static_cast<double>((*got)[i]) - (*wanted)[i]));
-      size = std::max(size, std::abs((*wanted)[i]));
-    }
-    worst = std::max(worst, most / size);
-  }
-  return worst;
+  return worst_difference(e, result.loss, expected, d_image, d_text);
 }
 
 }  // namespace bench

@@ -4,9 +4,7 @@
 #include <yoke/cpu/context.hpp>
 #include <yoke/parallel/solo.hpp>
 
-#include "embeddings.hpp"
-#include "measure.hpp"
-#include <algorithm>
+#include "loss.hpp"
 #include <cstdlib>
 
 using namespace yoke;
@@ -38,18 +36,6 @@ int main(int count, char** words) {
     std::fprintf(stderr, "info_nce: wrong by %.3g, not timed\n", error);
     return 1;
   }
-  auto const before = bench::gemm_peak<float>();  // its memory is gone before that of the loss is counted
-  bench::embeddings e{rows, width};
-  auto const memory = bench::most_memory();
-  auto const seconds = bench::best_of(
-      rows > 32768 ? 1 : 3, [&] { loss(device, e, options); }, rows > 32768 ? 0 : 1);
-  auto const extra = bench::most_memory() - memory;
-  auto const peak = std::max(before, bench::gemm_peak<float>());
-  auto const units = seconds * peak * 1e9 / (2 * static_cast<double>(rows * rows * width));
-  char more[200];
-  std::snprintf(more, sizeof more,
-                R"("seconds": %.3f, "gemms": %.2f, "extra_mb": %.0f, "arena_mb": %.1f, "gflops": %.0f)",
-                seconds, units, 1e3 * extra, static_cast<double>(device.memory.peak()) / 1e6, peak);
-  bench::report("info_nce " + std::to_string(rows) + " x " + std::to_string(width), "f32",
-                static_cast<double>(rows) / seconds, "pairs/s", 4 / units, more);
+  bench::time_loss("info_nce", rows, width, 4, device,
+                   [&](bench::embeddings& e) { loss(device, e, options); });
 }

@@ -61,6 +61,7 @@ on_cpu() {
   yoke info_nce 16384 512
   for mode in dense chunked; do peer "info_nce 16384 x 512" infonce.py 16384 512 $mode; done
   yoke info_nce 65536 512
+  yoke sigmoid_loss 16384 512
   yoke coatnet
   yoke coatnet norm=batch stride=depthwise
   for mode in autocast compile; do peer "CoAtNet-0 at 224, layer norm, batch 16|CoAtNet-0 at 224, batch norm, batch 16" coatnet_step.py $mode 16; done
