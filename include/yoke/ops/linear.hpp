@@ -3,8 +3,8 @@
 #include <yoke/autograd/tape.hpp>
 #include <yoke/parallel/any.hpp>
 
-#include <algorithm>
 #include <string>
+#include <vector>
 
 namespace yoke {
 
@@ -29,32 +29,30 @@ parallel::any* model_axis(tape<C> const& t) {
   return axis != nullptr && axis->size() > 1 ? axis : nullptr;
 }
 
-/// The rows of a matrix that one rank multiplies for all: `each` a rank, the last ranks fewer or none.
+/// The rows of a matrix that one rank multiplies for all.
 struct row_share {
-  extent_t each, first, count;
+  extent_t first, count;
 
-  row_share(extent_t rows, parallel::any const& ranks)
-      : each{(rows + ranks.size() - 1) / ranks.size()},
-        first{std::min(rows, each * ranks.rank())},
-        count{std::min(rows, first + each) - first} {}
+  row_share(extent_t rows, parallel::any const& ranks) : row_share{rows, ranks.rank(), ranks.size()} {}
+  row_share(extent_t rows, int rank, int ranks)
+      : first{rows * rank / ranks}, count{rows * (rank + 1) / ranks - first} {}
 };
 
 /// Calls product(the rank's rows, where their results go), then brings all ranks' results to `to` (rows, width), which
-/// the results replace or are added to.
+/// the results replace or are added to. Takes as much memory whatever the number of rows is a multiple of.
 template <class C, class E, class Product>
 void multiply_rows_together(C& c, parallel::any& ranks, view<E, 2> to, store how, Product const& product) {
-  row_share const mine{to.extent(0), ranks};
   arena_scope const scratch{c.memory};
-  auto const in_place = how == store::overwrite && to.extent(0) == mine.each * ranks.size();
-  auto const all = in_place ? to : make<E>(c, shape{mine.each * ranks.size(), to.extent(1)});
-  auto const part = slice(all, mine.each * ranks.rank(), mine.each);
+  auto const rows = to.extent(0), width = to.extent(1);
+  auto const all = how == store::overwrite ? to : make<E>(c, to.shape);
+  row_share const mine{rows, ranks};
   if (mine.count > 0)
-    product(mine, slice(part, 0, mine.count));
-  if (mine.count < mine.each)
-    fill(c, as_flat(slice(part, mine.count, mine.each - mine.count)), 0.0);
-  all_gather(ranks, view<E const, 2>{part}, all);
-  if (!in_place)
-    convert(c, view<E const, 1>{as_flat(slice(all, 0, to.extent(0)))}, as_flat(to), how);
+    product(mine, slice(all, mine.first, mine.count));
+  std::vector<extent_t> begins;
+  for (int r = 0; r <= ranks.size(); ++r) begins.push_back(rows * r / ranks.size() * width);
+  all_gather_parts(ranks, as_flat(all), begins);
+  if (how == store::accumulate)
+    convert(c, view<E const, 1>{as_flat(all)}, as_flat(to), how);
 }
 
 /// The whole of a matrix of which every rank has some rows: on the activation stack.
