@@ -1,12 +1,15 @@
 // Collectives of every communicator against what they promise, and peers that fail, leave or
-// disagree: nobody hangs.
+// disagree, in groups and in parts of them: nobody hangs.
+#include <yoke/parallel/any.hpp>
 #include <yoke/parallel/solo.hpp>
 #include <yoke/parallel/threads.hpp>
 
 #include "parallel/collectives.hpp"
 #include <atomic>
 #include <catch2/catch_all.hpp>
+#include <chrono>
 #include <string>
+#include <thread>
 #include <vector>
 
 using namespace yoke;
@@ -48,14 +51,93 @@ std::vector<std::string> sentences(int n, F const& function) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("collectives do what they promise", "[parallel]", float, double) {
+TEMPLATE_TEST_CASE("collectives do what they promise", "[parallel]", float, double, bf16) {
   using T = TestType;
-  auto const n = GENERATE(0, 1, 2, 3, 5);
-  auto const elements = GENERATE(std::size_t{0}, std::size_t{1}, std::size_t{7}, std::size_t{1000});
+  auto const n = GENERATE(0, 1, 2, 3, 4, 5);
   failures wrong;
   on(n, [&](auto& c) {
     wrong.unless(c.size() == std::max(n, 1) && c.rank() >= 0 && c.rank() < c.size(), "rank of size");
-    collectives::hold<T>(c, elements, collectives::on_host{}, collectives::on_host{}, wrong);
+    any reference{c};
+    for (std::size_t const elements : {0, 1, 5, 7, 1000, 3001}) {
+      collectives::hold<T>(c, elements, collectives::on_host{}, collectives::on_host{}, wrong);
+      collectives::hold<T>(reference, elements, collectives::on_host{}, collectives::on_host{}, wrong);
+    }
+  });
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
+TEST_CASE("splits make communicators of parts", "[parallel]") {
+  auto const n = GENERATE(0, 1, 2, 3, 5);
+  failures wrong;
+  on(n, [&](auto& c) {
+    collectives::split_holds(c, wrong);
+    any reference{c};
+    collectives::split_holds(reference, wrong);
+  });
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
+TEMPLATE_TEST_CASE("sums take the ranks in their order", "[parallel]", float, bf16) {
+  using T = TestType;
+  failures wrong;
+  on(3, [&](auto& c) {
+    // (2^25 + 1) - 2^25 is nothing in float, (2^25 - 2^25) + 1 would be one; 256 + 1 + 1 is 256 when each sum is rounded
+    // to bf16.
+    float const large[] = {33554432, 1, -33554432}, small[] = {256, 1, 1};
+    auto const me = static_cast<std::size_t>(c.rank());
+    std::vector<T> v{static_cast<T>(large[me]), static_cast<T>(small[me]), T{}};
+    std::vector<T> wide(9), part(3);
+    for (std::size_t i = 0; i < 9; ++i) wide[i] = v[i % 3];
+    all_reduce(c, flat(v));
+    reduce_scatter(c, flat(wide), flat(part));
+    wrong.unless(static_cast<float>(v[0]) == 0 && static_cast<float>(v[1]) == 258, "all_reduce");
+    wrong.unless(part == v, "reduce_scatter");
+  });
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
+TEST_CASE("nobody passes a barrier before all have come", "[parallel]") {
+  std::atomic<int> arrived = 0;
+  failures wrong;
+  on(4, [&](auto& c) {
+    for (int round = 1; round <= 20; ++round) {
+      ++arrived;
+      barrier(c);
+      wrong.unless(arrived == 4 * round, "a barrier");
+      barrier(c);
+    }
+    wrong.unless(c.traffic().calls_of(collective::barrier) == 40 && c.traffic().bytes == 0, "what it sends");
+  });
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
+TEST_CASE("waiting for others is time spent in collectives", "[parallel]") {
+  using namespace std::chrono_literals;
+  failures wrong;
+  on(2, [&](auto& c) {
+    if (c.rank() == 0)
+      std::this_thread::sleep_for(30ms);
+    barrier(c);
+    wrong.unless(c.rank() == 0 || c.traffic().seconds > 0.02, "seconds");
+  });
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
+TEST_CASE("a rank's threads use different communicators at once", "[parallel]") {
+  failures wrong;
+  threads_group{4}.run([&](threads& c) {
+    auto rows = split(c, c.rank() / 2), columns = split(c, c.rank() % 2);
+    auto const sums = [&](threads& part, double own, double expected) {
+      for (int i = 0; i < 200; ++i) {
+        std::vector<double> v(static_cast<std::size_t>(i), own);
+        all_reduce(part, flat(v));
+        wrong.unless(v == std::vector<double>(v.size(), expected), "a sum");
+      }
+    };
+    std::thread behind{[&] { sums(rows, c.rank(), c.rank() < 2 ? 1 : 5); }};
+    sums(columns, 10, 20);
+    sums(c, c.rank(), 6);
+    behind.join();
   });
   CHECK(wrong.what == std::vector<std::string>{});
 }
@@ -138,6 +220,63 @@ TEST_CASE("a rank that returns early is named", "[parallel]") {
   CHECK(said[2] == said[0]);
 }
 
+TEST_CASE("a rank that throws is named in parts of the group, too", "[parallel]") {
+  auto const said = sentences(5, [](threads& c) {
+    auto part = split(c, c.rank() % 2);  // 0, 2, 4 and 1, 3
+    auto again = split(part, part.rank() / 2);
+    barrier(c);
+    if (c.rank() == 2)
+      throw std::runtime_error("the disk is full");
+    if (c.rank() == 1 || c.rank() == 3)
+      for (;;) barrier(again);  // never asks for rank 2
+    barrier(c.rank() == 4 ? part : again);
+  });
+  CHECK(said[2].empty());
+  for (auto const r : {0u, 1u, 3u}) CHECK(said[r] == "rank 2 takes no further part: the disk is full");
+  CHECK(said[4] == said[0]);
+}
+
+TEST_CASE("a rank that has done its part ends only those that wait for it", "[parallel]") {
+  failures wrong;
+  threads_group{4}.run([&](threads& c) {
+    auto part = split(c, c.rank() / 2);
+    if (c.rank() < 2)
+      return;
+    std::this_thread::sleep_for(std::chrono::milliseconds{10});
+    std::vector<double> one{1};
+    all_reduce(part, flat(one));
+    wrong.unless(one[0] == 2, "the others' sum");
+  });
+  CHECK(wrong.what == std::vector<std::string>{});
+
+  // Rank 0 waits for it in vain; then all hear the same.
+  auto const said = sentences(4, [](threads& c) {
+    auto part = split(c, c.rank() / 2);
+    if (c.rank() == 0)
+      barrier(part);
+    if (c.rank() > 1)
+      for (;;) barrier(part);
+  });
+  CHECK(said[1].empty());
+  for (auto const r : {0u, 2u, 3u}) CHECK(said[r] == "rank 1 takes no further part: it has returned");
+}
+
+TEST_CASE("nobody leaves while others read his memory", "[parallel]") {
+  for (int repeat = 0; repeat < 100; ++repeat)
+    CHECK_THROWS_AS(threads_group{4}.run([&](threads& c) {
+      auto part = split(c, c.rank() == 0 ? 0 : 1);
+      if (c.rank() == 0) {  // in the midst of the others' work, which does not need it
+        std::this_thread::sleep_for(std::chrono::microseconds{10 * repeat});
+        throw std::out_of_range("rank 0 is gone");
+      }
+      for (;;) {
+        std::vector<double> mine(1000, 1);
+        all_reduce(part, flat(mine));
+      }
+    }),
+                    std::out_of_range);
+}
+
 TEST_CASE("ranks that disagree all hear it", "[parallel]") {
   std::vector<float> a(12), b(12);
   auto const part = [](std::vector<float>& v, extent_t n) { return view<float, 1>{v.data(), {{n}}}; };
@@ -183,8 +322,47 @@ TEST_CASE("ranks that disagree all hear it", "[parallel]") {
       std::vector<float> mine(4);
       all_reduce(c, flat(mine), c.rank() == 0 ? reduction::sum : reduction::maximum);
     });
-    CHECK(said[0].starts_with("ranks disagree"));
+    for (auto const& s : said)
+      CHECK(s ==
+            "ranks disagree: rank 0 calls all_reduce with 4 elements of 4 bytes, rank 1 calls all_reduce "
+            "with 4 "
+            "elements of 4 bytes: one sums, one takes the maximum");
+  }
+  SECTION("about the parts") {
+    auto const said = sentences(2, [&](threads& c) {
+      std::vector<float> mine(4);
+      all_gather_parts(c, flat(mine), std::vector<extent_t>{0, c.rank() + 1, 4});
+    });
+    CHECK(said[0].ends_with("rank 1 calls all_gather_parts with 4 elements of 4 bytes: their parts differ"));
     CHECK(said[1] == said[0]);
+  }
+  SECTION("about splits") {
+    auto const said = sentences(2, [&](threads& c) {
+      if (c.rank() == 0)
+        barrier(c);
+      else
+        split(c, 0);
+    });
+    for (auto const& s : said)
+      CHECK(s ==
+            "ranks disagree: rank 0 calls barrier with 0 elements of 0 bytes, rank 1 calls split with 0 "
+            "elements of "
+            "0 bytes");
+  }
+  SECTION("in a part: they are named by their numbers in the whole") {
+    auto const said = sentences(4, [&](threads& c) {
+      auto parity = split(c, c.rank() % 2);
+      std::vector<float> mine(c.rank() == 3 ? 4 : 5);
+      all_reduce(parity, flat(mine));
+      barrier(c);  // ranks 0 and 2
+    });
+    CHECK(
+        said[1] ==
+        "ranks disagree: rank 1 calls all_reduce with 5 elements of 4 bytes, rank 3 calls all_reduce with 4 "
+        "elements of 4 bytes");
+    CHECK(said[3] == said[1]);
+    CHECK(said[0].ends_with(" takes no further part: " + said[1]));
+    CHECK(said[2] == said[0]);
   }
   SECTION("about the root") {
     auto const said = sentences(2, [&](threads& c) {
@@ -232,4 +410,13 @@ TEST_CASE("collectives know their preconditions", "[parallel]") {
   CHECK_THROWS_AS(threads_group{2}.run([&](threads& c) { all_gather(c, flat(four), flat(five)); }),
                   precondition_error);
   CHECK_THROWS_AS(threads_group{2}.run([&](threads& c) { broadcast(c, flat(four), 2); }), precondition_error);
+  std::vector<extent_t> const falling{0, 4, 3}, beyond{0, 4, 5}, few{0, 4}, right{0, 4, 4};
+  for (auto const& begins : {falling, beyond, few}) {
+    CHECK_THROWS_AS(threads_group{2}.run([&](threads& c) { all_gather_parts(c, flat(four), begins); }),
+                    precondition_error);
+    dry plan{2};
+    CHECK_THROWS_AS(all_gather_parts(plan, flat(four), begins), precondition_error);
+  }
+  CHECK_THROWS_AS(all_gather_parts(alone, flat(four), right), precondition_error);
+  CHECK_THROWS_AS(dry(2, 2), precondition_error);
 }
