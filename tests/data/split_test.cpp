@@ -130,7 +130,7 @@ TEMPLATE_TEST_CASE("By samples, N ranks deliver what one does, from any kind of 
     } else if constexpr (std::is_same_v<TestType, scenes>) {
       return scenes{{.samples = 80}};
     } else if constexpr (std::is_same_v<TestType, yoke::train::numbered<shards>>) {
-      using rules = TestType::rules;
+      using rules = typename TestType::rules;
       return TestType{files.open(),
                       std::make_shared<rules const>(rules{yoke::train::sample_numbers{files.open()}})};
     } else {

@@ -82,7 +82,7 @@ class adam_w {
       for (std::size_t i = 0; i < list_->infos().size(); ++i) {
         auto const& p = list_->infos()[i];
         if (block->holds(p))
-          block->visit(p, [&](auto elements) {
+          block->visit(p, [&, moment = moment](auto elements) {
             f(tensor_place{moment + p.name, p.shape, p.cut, p.share}, owners_.owner(i), elements);
           });
       }
