@@ -1,5 +1,6 @@
 // Ranks that share a card and talk through the host: the host's collectives, for tensors in device memory and not.
 #include <yoke/cuda/through_host.cuh>
+#include <yoke/parallel/mesh.hpp>
 #include <yoke/parallel/threads.hpp>
 
 #include "cuda/ranks.hpp"
@@ -50,6 +51,24 @@ TEST_CASE("through the host: what cannot be summed can be copied", "[cuda][paral
 TEST_CASE("through the host: the stream's order is kept without waiting", "[cuda][parallel]") {
   failures wrong;
   on(2, [&](auto& context, auto& c) { ranks::order_holds(context, c, wrong); });
+  CHECK(wrong.what == std::vector<std::string>{});
+}
+
+TEST_CASE("through the host: a mesh, sums of bf16, and uneven parts", "[cuda][parallel]") {
+  failures wrong;
+  on(4, [&](auto& context, auto& c) {
+    parallel::mesh mesh{c, {.data = 2, .model = 2}};
+    on_card const card{context};
+    auto sum = card(std::vector<bf16>(3, bf16{static_cast<float>(c.rank())}));
+    all_reduce(*mesh.model_axis(), sum.view());
+    wrong.unless(static_cast<float>(sum.back()[2]) == static_cast<float>(1 + 4 * (c.rank() / 2)),
+                 "all_reduce");
+    auto parts = card(std::vector<float>(5, static_cast<float>(mesh.data().rank())));
+    all_gather_parts(mesh.data(), parts.view(), std::vector<extent_t>{0, 2, 5});
+    wrong.unless(parts.back() == std::vector<float>{0, 0, 1, 1, 1}, "all_gather_parts");
+    wait_for_all(mesh.data(), std::chrono::seconds{1});
+    wrong.unless(mesh.data().traffic().bytes == 4 * (mesh.data().rank() == 0 ? 2 : 3), "what was sent");
+  });
   CHECK(wrong.what == std::vector<std::string>{});
 }
 

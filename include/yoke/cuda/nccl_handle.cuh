@@ -81,6 +81,7 @@ class nccl_handle;
 struct nccl_family {
   std::vector<nccl_handle*> members;
   std::string failure;
+  bool left_alone = false;  // NCCL may not be through with what failed
 };
 
 class nccl_handle final : public watcher {
@@ -114,10 +115,15 @@ class nccl_handle final : public watcher {
         family_{whole.family_} {
     whole.look_at_deadline();
     whole.expect_alive();
-    auto* const made = new ncclComm_t{};  // when this fails, NCCL may still write it
-    whole.settle(ncclCommSplit(whole.communicator_, color, rank, made, nullptr), {"split"});
+    auto made = std::make_unique<ncclComm_t>();
+    try {
+      whole.settle(ncclCommSplit(whole.communicator_, color, rank, made.get(), nullptr), {"split"});
+    } catch (parallel::error const&) {
+      if (family_->left_alone)
+        static_cast<void>(made.release());  // NCCL may still write it
+      throw;
+    }
     communicator_ = *made;
-    delete made;
     join_family();
   }
   nccl_handle(nccl_handle const&) = delete;
@@ -279,12 +285,13 @@ class nccl_handle final : public watcher {
     };
     give_up(*this);  // it may be no member yet, or no more
     for (auto* const h : family_->members) give_up(*h);
-    end(all, ncclCommAbort, timeout_);
+    family_->left_alone = !end(all, ncclCommAbort, timeout_);
     throw parallel::error(family_->failure);
   }
 
-  /// Ends communicators side by side. NCCL may wait for peers in there, so that it is left alone when it takes too long.
-  static void end(std::vector<ncclComm_t> const& communicators, ncclResult_t (*way)(ncclComm_t),
+  /// Ends communicators side by side. NCCL may wait for peers in there, so that it is left alone when it takes too long:
+  /// false then.
+  static bool end(std::vector<ncclComm_t> const& communicators, ncclResult_t (*way)(ncclComm_t),
                   std::chrono::milliseconds timeout) noexcept {
     struct helper {
       std::future<void> ended;
@@ -302,11 +309,15 @@ class nccl_handle final : public watcher {
         way(c);
       }
     }
+    auto through = true;
     for (auto& h : helpers)
-      if (h.ended.wait_until(until) == std::future_status::ready)
+      if (h.ended.wait_until(until) == std::future_status::ready) {
         h.thread.join();
-      else
+      } else {
         h.thread.detach();
+        through = false;
+      }
+    return through;
   }
 
   device& device_;

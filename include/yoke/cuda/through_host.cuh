@@ -1,7 +1,10 @@
 // Ranks that compute on cards and talk through the host: any communicator of the host, for tensors of a card.
 #pragma once
 #include <yoke/cuda/staging.cuh>
+#include <yoke/parallel/any.hpp>
 #include <yoke/parallel/solo.hpp>
+
+#include <memory>
 
 namespace yoke::cuda {
 
@@ -15,6 +18,9 @@ template <parallel::communicator Ranks>
 class through_host {
  public:
   through_host(detail::device& context, Ranks& ranks) : device_{&context}, ranks_{&ranks} {}
+  /// Of a communicator that it owns: what a split gives.
+  through_host(detail::device& context, std::unique_ptr<Ranks> ranks)
+      : device_{&context}, ranks_{ranks.get()}, owned_{std::move(ranks)} {}
   through_host(through_host&& other) = default;
   through_host& operator=(through_host&&) = delete;
   ~through_host() {
@@ -24,6 +30,8 @@ class through_host {
 
   int rank() const { return ranks_->rank(); }
   int size() const { return ranks_->size(); }
+  parallel::traffic traffic() const { return std::as_const(*ranks_).traffic(); }
+  detail::device& context() const { return *device_; }
   Ranks& host() const { return *ranks_; }
 
   /// What the collectives below work with: the tensors as the host has them.
@@ -35,6 +43,7 @@ class through_host {
  private:
   detail::device* device_;
   Ranks* ranks_;
+  std::unique_ptr<Ranks> owned_;
   detail::pinned_block memory_;
 };
 
@@ -60,7 +69,7 @@ void reduce_scatter(through_host<Ranks>& c, view<T, R> all, view<U, S> mine) {
   stage.take_back(to, mine);
 }
 
-template <class Ranks, std::floating_point T, int R>
+template <class Ranks, element T, int R>
 void all_reduce(through_host<Ranks>& c, view<T, R> buffer,
                 parallel::reduction how = parallel::reduction::sum) {
   auto stage = c.stage(buffer);
@@ -92,9 +101,30 @@ void exchange(through_host<Ranks>& c, int to, view<T, R> send, int from, view<U,
   stage.take_back(incoming, receive);
 }
 
+template <class Ranks, class T, int R>
+requires(std::is_trivially_copyable_v<T> &&
+         !std::is_const_v<T>) void all_gather_parts(through_host<Ranks>& c, view<T, R> buffer,
+                                                    std::span<extent_t const> begins) {
+  auto stage = c.stage(buffer);
+  auto const here = stage.bring(buffer);
+  stage.wait();
+  all_gather_parts(c.host(), here, begins);
+  stage.take_back(here, buffer);
+}
+
 template <class Ranks>
 void barrier(through_host<Ranks>& c) {
   barrier(c.host());
+}
+
+template <class Ranks>
+void wait_for_all(through_host<Ranks>& c, std::chrono::milliseconds patience) {
+  parallel::detail::wait_for_late(c.host(), patience);
+}
+
+template <class Ranks>
+through_host<Ranks> split(through_host<Ranks>& c, int color) {
+  return {c.context(), std::unique_ptr<Ranks>{new Ranks(split(c.host(), color))}};
 }
 
 static_assert(parallel::communicator<through_host<parallel::solo>>);
