@@ -9,6 +9,7 @@
 #include <yoke/text/sentencepiece_training.hpp>
 
 #include "models.hpp"
+#include "ranks.hpp"
 #include <cstdio>
 #include <optional>
 #include <variant>
@@ -105,7 +106,8 @@ text::sentence_piece training_data::tokenizer(extent_t context) const {
           }
       },
       sources_->pairs);
-  std::printf("training a tokenizer on %zu captions\n", captions.size());
+  if (rank_in_environment() == 0)
+    std::printf("training a tokenizer on %zu captions\n", captions.size());
   return text::sentence_piece{text::train_sentence_piece(captions, {.vocabulary_size = s.vocabulary}),
                               options};
 }
