@@ -214,29 +214,6 @@ TEST_CASE("nccl: sums of bf16 are rounded after each pair of ranks", "[cuda][par
   CHECK(wrong.what == std::vector<std::string>{});
 }
 
-TEST_CASE("nccl: uneven parts are gathered where they lie", "[cuda][parallel][nccl]") {
-  needs_emulator();
-  failures wrong;
-  auto const said = on(3, 10s, [&](auto& context, auto& c) {
-    on_card const card{context};
-    std::vector<extent_t> const begins{1, 5, 5, 8};
-    std::vector<std::int32_t> mine(9, 10 * (c.rank() + 1)), whole = mine;
-    std::fill_n(whole.begin() + 1, 4, 10);
-    std::fill_n(whole.begin() + 5, 3, 30);  // rank 1 has none
-    auto there = card(mine);
-    all_gather_parts(c, there.view(), begins);
-    wrong.unless(there.back() == whole, "on the card");
-    all_gather_parts(c, flat(mine), begins);
-    wrong.unless(mine == whole, "on the host");
-    all_gather_parts(c, flat(mine), std::vector<extent_t>(4, 2));
-    wrong.unless(mine == whole, "nothing");
-    auto const own = c.rank() == 0 ? 4 : c.rank() == 1 ? 0 : 3;
-    wrong.unless(c.traffic().bytes == 2.0 * 2 * 4 * own, "what was sent");
-  });
-  CHECK(said == std::vector<std::string>(3, "returned"));
-  CHECK(wrong.what == std::vector<std::string>{});
-}
-
 TEST_CASE("nccl: four ranks are a mesh of two by two", "[cuda][parallel][nccl]") {
   needs_emulator();
   auto const before = seen();
@@ -254,14 +231,7 @@ TEST_CASE("nccl: four ranks are a mesh of two by two", "[cuda][parallel][nccl]")
       ranks::copies_hold(context, mesh.data(), wrong);
       ranks::order_holds(context, mesh.model(), wrong);
     }
-    auto part = split(c, r == 1 ? -3 : 1 << 30);
-    wrong.unless(part.size() == (r == 1 ? 1 : 3) && part.rank() == (r < 2 ? 0 : r - 1), "colors");
-    auto again = split(part, 0);  // of all that are left
-    std::vector<int> mine{r}, all(static_cast<std::size_t>(again.size()));
-    all_gather(again, flat(mine), flat(all));
-    wrong.unless(all == (r == 1 ? std::vector<int>{1} : std::vector<int>{0, 2, 3}), "a split of a split");
-    wrong.unless(c.traffic().bytes == 0 && again.traffic().calls_of(parallel::collective::all_gather) == 1,
-                 "what splits and their whole have sent");
+    collectives::split_holds(c, wrong);
     barrier(c);
   });
   CHECK(said == std::vector<std::string>(4, "returned"));
