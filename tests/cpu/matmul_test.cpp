@@ -148,6 +148,40 @@ TEMPLATE_TEST_CASE("numbers of rows that change with every batch, back and forth
   }
 }
 
+TEMPLATE_TEST_CASE("the bits of a product do not depend on where its matrices lie", "", double, float, bf16) {
+  using T = TestType;
+  struct placed {  // a copy, `offset` elements behind an address that suits every vector
+    std::vector<T> room;
+    T* data;
+    placed(std::vector<T> const& from, extent_t offset) : room(from.size() + 64 + at(offset)) {
+      auto const misplaced = reinterpret_cast<std::uintptr_t>(room.data()) % 64;
+      data = room.data() + (misplaced == 0 ? 0 : (64 - misplaced) / sizeof(T)) + offset;
+      std::copy(from.begin(), from.end(), data);
+    }
+  };
+  struct {
+    extent_t m, n, k;
+  } const sizes[] = {{4, 11, 2}, {1, 4, 5}, {5, 5, 9}, {9, 6, 4}, {36, 11, 4}, {20, 30, 40}};
+  for (auto const& size : sizes)
+    for (auto ta : {transpose::no, transpose::yes})
+      for (auto tb : {transpose::no, transpose::yes}) {
+        auto const m = size.m, n = size.n, k = size.k;
+        INFO("m n k " << m << " " << n << " " << k << ", transposed " << int(ta) << int(tb));
+        tensor<T, 2> const a{ta == transpose::yes ? shape<2>{{k, m}} : shape<2>{{m, k}}, 1};
+        tensor<T, 2> const b{tb == transpose::yes ? shape<2>{{n, k}} : shape<2>{{k, n}}, 2};
+        tensor<T, 2> const before{{{m, n}}, 3};
+        auto const product_at = [&](extent_t offset) {
+          placed const x{a.data, offset}, y{b.data, offset}, d{before.data, offset};
+          gemm(device<T>(), ta, tb, yoke::view<T const, 2>{x.data, a.shape},
+               yoke::view<T const, 2>{y.data, b.shape}, yoke::view<T, 2>{d.data, before.shape},
+               store::accumulate);
+          return std::vector<T>(d.data, d.data + m * n);
+        };
+        auto const first = product_at(0);
+        for (auto offset : {1, 2, 3, 7}) CHECK(product_at(offset) == first);
+      }
+}
+
 TEST_CASE("more shapes than primitives are kept") {
   using yoke::cpu::detail::matrix;
   yoke::cpu::detail::matmul_cache cache{3};

@@ -41,7 +41,37 @@ auto as_eigen(matrix<X const> a) {
 }
 
 template <class X>
+std::array<extent_t, 2> strides_of(matrix<X const> a) {
+  return a.transposed ? std::array{extent_t{1}, a.row_stride} : std::array{a.row_stride, extent_t{1}};
+}
+
+/// Rows, columns and depth together from which on Eigen multiplies by blocks. Below, it takes several elements at a time
+/// from where a row of d is aligned, and adds up the terms of those in another order than those of the others: sums that
+/// depend on where d lies.
+inline constexpr extent_t tiny_product = 20;
+
+template <class X>
+void matmul_tiny(matrix<X const> a, matrix<X const> b, X const* bias, matrix<X> d, bool accumulate) {
+  auto const depth = a.transposed ? a.rows : a.columns;
+  auto const [a_row, a_column] = strides_of(a);
+  auto const [b_row, b_column] = strides_of(b);
+  for (extent_t i = 0; i < d.rows; ++i) {
+    X sums[tiny_product]{};
+    for (extent_t k = 0; k < depth; ++k) {
+      auto const x = a.data[i * a_row + k * a_column];
+      auto const* const y = b.data + k * b_row;
+      for (extent_t j = 0; j < d.columns; ++j) sums[j] += x * y[j * b_column];
+    }
+    auto* const to = d.data + i * d.row_stride;
+    for (extent_t j = 0; j < d.columns; ++j)
+      to[j] = (accumulate ? to[j] : X{}) + (bias == nullptr ? X{} : bias[j]) + sums[j];
+  }
+}
+
+template <class X>
 void matmul_by_eigen(matrix<X const> a, matrix<X const> b, X const* bias, matrix<X> d, bool accumulate) {
+  if (d.rows + d.columns + (a.transposed ? a.rows : a.columns) < tiny_product)
+    return matmul_tiny(a, b, bias, d, accumulate);
   auto const x = as_eigen(a), y = as_eigen(b);
   using plain = Eigen::Matrix<X, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   Eigen::Map<plain, Eigen::Unaligned, Eigen::OuterStride<>> z(d.data, d.rows, d.columns,
@@ -58,11 +88,6 @@ void matmul_by_eigen(matrix<X const> a, matrix<X const> b, X const* bias, matrix
     z.noalias() += x * y.transpose();
   else
     z.noalias() += x * y;
-}
-
-template <class X>
-std::array<extent_t, 2> strides_of(matrix<X const> a) {
-  return a.transposed ? std::array{extent_t{1}, a.row_stride} : std::array{a.row_stride, extent_t{1}};
 }
 
 template <class X, class Y>
