@@ -363,6 +363,31 @@ TEST_CASE("ranks that find different checkpoints do not go on", "[train]") {
                ContainsSubstring("rank 1: finds step 2 ") && ContainsSubstring("where rank 0 finds step 1 "));
 }
 
+TEST_CASE("ranks wait longer for a part that is written than in a collective", "[train]") {
+  scratch_folder const folder{"/dev/shm"};
+  auto const port = processes::free_port();
+  std::vector<std::string> said(2);
+  std::vector<std::thread> ranks;
+  for (int rank = 0; rank < 2; ++rank)
+    ranks.emplace_back([&, rank] {
+      try {
+        parallel::rendezvous meeting{processes::local(rank, 2, port), {}};
+        parallel::tcp sockets{meeting, {.timeout = std::chrono::milliseconds{300}}};
+        parallel::any all{sockets};
+        parallel::mesh mesh{all, {2, 1}};
+        run<wide> r{mesh, adam_w};
+        train::save_checkpoint(folder / "checkpoint", r.trainer, {}, {}, [&](auto const&) {
+          std::this_thread::sleep_for(std::chrono::milliseconds{rank * 500});
+        });
+      } catch (std::exception const& e) {
+        said[static_cast<std::size_t>(rank)] = e.what();
+      }
+    });
+  for (auto& r : ranks) r.join();
+  CHECK(said == std::vector<std::string>(2));
+  CHECK(io::detail::names_in(folder / "checkpoint").size() == 5);
+}
+
 TEST_CASE("a rank killed at any moment leaves a whole checkpoint", "[train]") {
   scratch_folder const folder{"/dev/shm"};
   auto const path = folder / "checkpoint";
