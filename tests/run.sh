@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Sets up what is missing, builds everything and runs the tests.
 #
-#   tests/run.sh [--preset dev|sanitize|tsan|tidy] [-L label] [other options of ctest]
+#   tests/run.sh [--preset dev|tidy] [-L label] [other options of ctest]
+#   tests/run.sh --preset sanitize -L unit     what runs on the CPU, under the address and undefined-behaviour sanitizers
+#   tests/run.sh --preset tsan -L ranks        several ranks as threads, under the thread sanitizer
 #   tests/run.sh --cuda        the tests that need a card, kernels under compute-sanitizer; says so where there is none
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -98,7 +98,8 @@ void check_ranks(parameter_list const& list, Take const& take) {
 
 }  // namespace
 
-TEST_CASE("a tiny BASIC: N ranks in micro-batches equal one with its batch whole, for each policy") {
+TEST_CASE("a tiny BASIC: N ranks in micro-batches equal one with its batch whole, for each policy",
+          "[ranks]") {
   parameter_list list;
   auto const model = contrastive::basic(scope{list}, tiny());
   pairs const d;
@@ -111,7 +112,7 @@ TEST_CASE("a tiny BASIC: N ranks in micro-batches equal one with its batch whole
     });
 }
 
-TEST_CASE("a tiny CoAtNet learns classes on N ranks as on one") {
+TEST_CASE("a tiny CoAtNet learns classes on N ranks as on one", "[ranks]") {
   parameter_list list;
   scope const s{list};
   auto const config = tiny().image;

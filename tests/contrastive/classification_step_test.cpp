@@ -65,7 +65,7 @@ TEST_CASE("k micro-batches of labelled images equal one batch") {
   for (extent_t micro : {1, 2, 3, 4, 6}) check_same(run(alone, model, list, d, micro), whole, list);
 }
 
-TEST_CASE("N ranks classify as one") {
+TEST_CASE("N ranks classify as one", "[ranks]") {
   parameter_list list;
   auto const model = small_classifier(scope{list});
   made_up::data const d;

@@ -99,7 +99,7 @@ TEST_CASE("embeddings do not depend on how many are computed at a time") {
   for (std::size_t i = 0; i < at_once.size(); ++i) CHECK(std::abs(at_once[i] - by_five[i]) < 1e-5f);
 }
 
-TEST_CASE("phase 2: k micro-batches equal one batch, N ranks equal one") {
+TEST_CASE("phase 2: k micro-batches equal one batch, N ranks equal one", "[ranks]") {
   made_up::data const d;
   cpu::context<double> device{mebibytes(32), mebibytes(8)};
   auto const rows = frozen_rows(device, d, 4);

@@ -111,7 +111,7 @@ TEST_CASE("the loss and its gradients are PyTorch's", "[info_nce]") {
   CHECK(difference(o.d_text, rows("gradient/text")) < 1e-12);
 }
 
-TEST_CASE("four ranks are one, by gather and by ring", "[info_nce]") {
+TEST_CASE("four ranks are one, by gather and by ring", "[info_nce][ranks]") {
   auto const ranks = GENERATE(1, 2, 3, 4);
   auto const exchange = GENERATE(text_exchange::gather, text_exchange::ring);
   auto const tile = GENERATE(extent_t{4}, extent_t{1000});
@@ -216,7 +216,7 @@ TEST_CASE("the loss alone needs no gradients", "[info_nce]") {
   }
 }
 
-TEST_CASE("wrong shapes are refused, on every rank", "[info_nce]") {
+TEST_CASE("wrong shapes are refused, on every rank", "[info_nce][ranks]") {
   parallel::solo alone;
   cpu::context<float> c{mebibytes(1), mebibytes(1)};
   std::vector<float> v(60);
@@ -272,7 +272,7 @@ TEST_CASE("wrong shapes are refused, on every rank", "[info_nce]") {
   CHECK(said(usual, {4, 3, 2.0f, text_exchange::ring}).find("about exchange") != std::string::npos);
 }
 
-TEST_CASE("a rank that throws before the loss stops the others in it", "[info_nce]") {
+TEST_CASE("a rank that throws before the loss stops the others in it", "[info_nce][ranks]") {
   auto const exchange = GENERATE(text_exchange::gather, text_exchange::ring);
   CHECK_THROWS_AS(parallel::threads_group{3}.run([&](parallel::threads& ranks) {
     cpu::context<float> c{mebibytes(1), mebibytes(1)};

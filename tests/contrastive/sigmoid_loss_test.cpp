@@ -100,7 +100,7 @@ TEST_CASE("the sigmoid loss and its gradients are OpenCLIP's", "[sigmoid_loss]")
   CHECK(difference(o.d_text, rows("gradient/text")) < 1e-12);
 }
 
-TEST_CASE("the sigmoid loss of several ranks is that of one", "[sigmoid_loss]") {
+TEST_CASE("the sigmoid loss of several ranks is that of one", "[sigmoid_loss][ranks]") {
   auto const ranks = GENERATE(1, 2, 3, 4);
   auto const tile = GENERATE(extent_t{4}, extent_t{1000});
   CAPTURE(ranks, tile);

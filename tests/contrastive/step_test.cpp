@@ -60,7 +60,7 @@ TEST_CASE("rematerialised towers give the same bits in the step") {
   }
 }
 
-TEST_CASE("N ranks equal one rank, by gather and by ring") {
+TEST_CASE("N ranks equal one rank, by gather and by ring", "[ranks]") {
   using contrastive::text_exchange;
   made_up::data const d;
   for (contrastive::loss_options const& how : {contrastive::loss_options{small_tiles()},
@@ -86,7 +86,7 @@ TEST_CASE("N ranks equal one rank, by gather and by ring") {
   }
 }
 
-TEST_CASE("a rank with another batch ends the step on every rank, before a tower runs") {
+TEST_CASE("a rank with another batch ends the step on every rank, before a tower runs", "[ranks]") {
   parameter_list list;
   auto const model = small_model(scope{list});
   made_up::data const d;

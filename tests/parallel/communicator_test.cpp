@@ -51,7 +51,7 @@ std::vector<std::string> sentences(int n, F const& function) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("collectives do what they promise", "[parallel]", float, double, bf16) {
+TEMPLATE_TEST_CASE("collectives do what they promise", "[parallel][ranks]", float, double, bf16) {
   using T = TestType;
   auto const n = GENERATE(0, 1, 2, 3, 4, 5);
   failures wrong;
@@ -66,7 +66,7 @@ TEMPLATE_TEST_CASE("collectives do what they promise", "[parallel]", float, doub
   CHECK(wrong.what == std::vector<std::string>{});
 }
 
-TEST_CASE("splits make communicators of parts", "[parallel]") {
+TEST_CASE("splits make communicators of parts", "[parallel][ranks]") {
   auto const n = GENERATE(0, 1, 2, 3, 5);
   failures wrong;
   on(n, [&](auto& c) {
@@ -77,7 +77,7 @@ TEST_CASE("splits make communicators of parts", "[parallel]") {
   CHECK(wrong.what == std::vector<std::string>{});
 }
 
-TEMPLATE_TEST_CASE("sums take the ranks in their order", "[parallel]", float, bf16) {
+TEMPLATE_TEST_CASE("sums take the ranks in their order", "[parallel][ranks]", float, bf16) {
   using T = TestType;
   failures wrong;
   on(3, [&](auto& c) {
@@ -96,7 +96,7 @@ TEMPLATE_TEST_CASE("sums take the ranks in their order", "[parallel]", float, bf
   CHECK(wrong.what == std::vector<std::string>{});
 }
 
-TEST_CASE("nobody passes a barrier before all have come", "[parallel]") {
+TEST_CASE("nobody passes a barrier before all have come", "[parallel][ranks]") {
   std::atomic<int> arrived = 0;
   failures wrong;
   on(4, [&](auto& c) {
@@ -111,7 +111,7 @@ TEST_CASE("nobody passes a barrier before all have come", "[parallel]") {
   CHECK(wrong.what == std::vector<std::string>{});
 }
 
-TEST_CASE("waiting for others is time spent in collectives", "[parallel]") {
+TEST_CASE("waiting for others is time spent in collectives", "[parallel][ranks]") {
   using namespace std::chrono_literals;
   failures wrong;
   on(2, [&](auto& c) {
@@ -123,7 +123,7 @@ TEST_CASE("waiting for others is time spent in collectives", "[parallel]") {
   CHECK(wrong.what == std::vector<std::string>{});
 }
 
-TEST_CASE("a rank's threads use different communicators at once", "[parallel]") {
+TEST_CASE("a rank's threads use different communicators at once", "[parallel][ranks]") {
   failures wrong;
   threads_group{4}.run([&](threads& c) {
     auto rows = split(c, c.rank() / 2), columns = split(c, c.rank() % 2);
@@ -142,7 +142,7 @@ TEST_CASE("a rank's threads use different communicators at once", "[parallel]") 
   CHECK(wrong.what == std::vector<std::string>{});
 }
 
-TEST_CASE("tensors of any rank and const sources are sent", "[parallel]") {
+TEST_CASE("tensors of any rank and const sources are sent", "[parallel][ranks]") {
   failures wrong;
   on(2, [&](auto& c) {
     std::vector<std::int32_t> const mine{c.rank(), 7};
@@ -154,7 +154,7 @@ TEST_CASE("tensors of any rank and const sources are sent", "[parallel]") {
   CHECK(wrong.what.empty());
 }
 
-TEST_CASE("one rank alone leaves tensors without data alone", "[parallel]") {
+TEST_CASE("one rank alone leaves tensors without data alone", "[parallel][ranks]") {
   solo c;
   view<float, 2> const nothing{nullptr, {{3, 4}}};
   all_gather(c, view<float const, 2>{nothing}, nothing);
@@ -163,7 +163,7 @@ TEST_CASE("one rank alone leaves tensors without data alone", "[parallel]") {
   SUCCEED();
 }
 
-TEST_CASE("a rank that throws stops the others, and what it threw comes out", "[parallel]") {
+TEST_CASE("a rank that throws stops the others, and what it threw comes out", "[parallel][ranks]") {
   auto const n = GENERATE(1, 2, 4);
   auto const bad = GENERATE_COPY(range(0, n));
   auto const after = GENERATE(0, 3);
@@ -202,7 +202,7 @@ TEST_CASE("a rank that throws stops the others, and what it threw comes out", "[
   CHECK(done == n);
 }
 
-TEST_CASE("anything may be thrown", "[parallel]") {
+TEST_CASE("anything may be thrown", "[parallel][ranks]") {
   CHECK_THROWS_AS(threads_group{2}.run([](threads& c) {
     if (c.rank() == 1)
       throw 42;
@@ -211,7 +211,7 @@ TEST_CASE("anything may be thrown", "[parallel]") {
                   int);
 }
 
-TEST_CASE("a rank that returns early is named", "[parallel]") {
+TEST_CASE("a rank that returns early is named", "[parallel][ranks]") {
   auto const said = sentences(3, [](threads& c) {
     if (c.rank() != 1)
       barrier(c);
@@ -220,7 +220,7 @@ TEST_CASE("a rank that returns early is named", "[parallel]") {
   CHECK(said[2] == said[0]);
 }
 
-TEST_CASE("a rank that throws is named in parts of the group, too", "[parallel]") {
+TEST_CASE("a rank that throws is named in parts of the group, too", "[parallel][ranks]") {
   auto const said = sentences(5, [](threads& c) {
     auto part = split(c, c.rank() % 2);  // 0, 2, 4 and 1, 3
     auto again = split(part, part.rank() / 2);
@@ -236,7 +236,7 @@ TEST_CASE("a rank that throws is named in parts of the group, too", "[parallel]"
   CHECK(said[4] == said[0]);
 }
 
-TEST_CASE("a rank that has done its part ends only those that wait for it", "[parallel]") {
+TEST_CASE("a rank that has done its part ends only those that wait for it", "[parallel][ranks]") {
   failures wrong;
   threads_group{4}.run([&](threads& c) {
     auto part = split(c, c.rank() / 2);
@@ -261,7 +261,7 @@ TEST_CASE("a rank that has done its part ends only those that wait for it", "[pa
   for (auto const r : {0u, 2u, 3u}) CHECK(said[r] == "rank 1 takes no further part: it has returned");
 }
 
-TEST_CASE("nobody leaves while others read his memory", "[parallel]") {
+TEST_CASE("nobody leaves while others read his memory", "[parallel][ranks]") {
   for (int repeat = 0; repeat < 100; ++repeat)
     CHECK_THROWS_AS(threads_group{4}.run([&](threads& c) {
       auto part = split(c, c.rank() == 0 ? 0 : 1);
@@ -277,7 +277,7 @@ TEST_CASE("nobody leaves while others read his memory", "[parallel]") {
                     std::out_of_range);
 }
 
-TEST_CASE("ranks that disagree all hear it", "[parallel]") {
+TEST_CASE("ranks that disagree all hear it", "[parallel][ranks]") {
   std::vector<float> a(12), b(12);
   auto const part = [](std::vector<float>& v, extent_t n) { return view<float, 1>{v.data(), {{n}}}; };
 
@@ -381,7 +381,7 @@ TEST_CASE("ranks that disagree all hear it", "[parallel]") {
   }
 }
 
-TEST_CASE("a disagreement is no deadlock for those who go on", "[parallel]") {
+TEST_CASE("a disagreement is no deadlock for those who go on", "[parallel][ranks]") {
   failures wrong;
   threads_group{3}.run([&](threads& c) {
     for (int round = 0; round < 50; ++round) {
@@ -399,7 +399,7 @@ TEST_CASE("a disagreement is no deadlock for those who go on", "[parallel]") {
   CHECK(wrong.what.empty());
 }
 
-TEST_CASE("collectives know their preconditions", "[parallel]") {
+TEST_CASE("collectives know their preconditions", "[parallel][ranks]") {
   std::vector<float> four(4), five(5);
   solo alone;
   CHECK_THROWS_AS(all_gather(alone, flat(four), flat(five)), precondition_error);

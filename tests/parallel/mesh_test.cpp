@@ -72,7 +72,7 @@ void axes_hold(C& all, mesh_shape across, failures& wrong) {
 
 }  // namespace
 
-TEST_CASE("a mesh's axes are rows and columns of its ranks", "[parallel]") {
+TEST_CASE("a mesh's axes are rows and columns of its ranks", "[parallel][ranks]") {
   auto const across =
       GENERATE(mesh_shape{2, 2}, mesh_shape{4, 1}, mesh_shape{1, 4}, mesh_shape{2, 3}, mesh_shape{1, 1});
   CAPTURE(across.data, across.model);
@@ -85,14 +85,14 @@ TEST_CASE("a mesh's axes are rows and columns of its ranks", "[parallel]") {
   CHECK(wrong.what == std::vector<std::string>{});
 }
 
-TEST_CASE("one rank is a mesh", "[parallel]") {
+TEST_CASE("one rank is a mesh", "[parallel][ranks]") {
   solo alone;
   mesh<solo> grid{alone, {}};
   CHECK(grid.data().size() == 1);
   CHECK(grid.model_axis() == nullptr);
 }
 
-TEST_CASE("a mesh is of all ranks", "[parallel]") {
+TEST_CASE("a mesh is of all ranks", "[parallel][ranks]") {
   solo alone;
   CHECK_THROWS_WITH((mesh<solo>{alone, {.data = 2, .model = 2}}),
                     Catch::Matchers::ContainsSubstring("2 x 2 ranks are all of the 1"));

@@ -282,11 +282,11 @@ void check_plan(way const& w, Build const& build) {
 
 }  // namespace
 
-TEST_CASE("ViT and text towers on a mesh give what one rank gives") {
+TEST_CASE("ViT and text towers on a mesh give what one rank gives", "[ranks]") {
   check_meshes(clip);
 }
 
-TEST_CASE("CoAtNet and a mean-pooled text tower on a mesh give what one rank gives") {
+TEST_CASE("CoAtNet and a mean-pooled text tower on a mesh give what one rank gives", "[ranks]") {
   check_meshes(basic);
 }
 
@@ -330,7 +330,7 @@ TEST_CASE("heads that cannot be shared out evenly are refused by name") {
   build(contrastive::clip, clip_towers(model_parallel::gathered));
 }
 
-TEST_CASE("a CoAtNet that ranks share learns classes as one rank's does") {
+TEST_CASE("a CoAtNet that ranks share learns classes as one rank's does", "[ranks]") {
   samples const s;
   auto const build = [](model_parallel how) {
     return [how](scope p) {
@@ -360,7 +360,7 @@ TEST_CASE("a CoAtNet that ranks share learns classes as one rank's does") {
   }
 }
 
-TEST_CASE("ranks embed by a shared tower what one rank does, and find the axis in the store") {
+TEST_CASE("ranks embed by a shared tower what one rank does, and find the axis in the store", "[ranks]") {
   samples const s;
   auto const encode = [&](numbers& rows) {
     return [&](auto& c, auto&, parallel::any* axis, auto const& model, auto& store, extent_t, extent_t,

@@ -153,7 +153,7 @@ train::optimizer_options const adam_w = optim::adam_w_options{}, adafactor_w = o
 
 }  // namespace
 
-TEST_CASE("what one mesh saves any other loads bit for bit, and exports are the same", "[train]") {
+TEST_CASE("what one mesh saves any other loads bit for bit, and exports are the same", "[train][ranks]") {
   auto const check = []<class C>(C*, train::optimizer_options const& o) {
     scratch_folder const folder{"/dev/shm"};
     auto const path = folder / "checkpoint";
@@ -209,7 +209,7 @@ TEST_CASE("what one mesh saves any other loads bit for bit, and exports are the 
   check(static_cast<narrow*>(nullptr), adafactor_w);
 }
 
-TEST_CASE("every rank reads the parameters that it holds, and the compute copies of all", "[train]") {
+TEST_CASE("every rank reads the parameters that it holds, and the compute copies of all", "[train][ranks]") {
   scratch_folder const folder{"/dev/shm"};
   auto const path = folder / "checkpoint";
   on<narrow>(square, adam_w, [&](int, run<narrow>& r) {
@@ -230,7 +230,7 @@ TEST_CASE("every rank reads the parameters that it holds, and the compute copies
   CHECK(said.all().size() == 4);
 }
 
-TEST_CASE("a rank that cannot write leaves the old checkpoint, and every rank says which", "[train]") {
+TEST_CASE("a rank that cannot write leaves the old checkpoint, and every rank says which", "[train][ranks]") {
   scratch_folder const folder{"/dev/shm"};
   auto const path = folder / "checkpoint";
   on<wide>(square, adam_w, [&](int, run<wide>& r) {
@@ -285,7 +285,7 @@ TEST_CASE("a disk that is full on all ranks leaves the old checkpoint", "[train]
   });
 }
 
-TEST_CASE("a rank that does not see the folder says that all have to", "[train]") {
+TEST_CASE("a rank that does not see the folder says that all have to", "[train][ranks]") {
   scratch_folder const folder{"/dev/shm"};
   std::atomic<bool> apart = false;
   sentences said;
@@ -307,7 +307,8 @@ TEST_CASE("a rank that does not see the folder says that all have to", "[train]"
   }
 }
 
-TEST_CASE("parts that do not belong together are refused by every rank before anything changes", "[train]") {
+TEST_CASE("parts that do not belong together are refused by every rank before anything changes",
+          "[train][ranks]") {
   scratch_folder const folder{"/dev/shm"};
   auto const path = folder / "checkpoint", earlier = folder / "earlier";
   auto const part = [&](std::string const& in, char const* kind) {
@@ -347,7 +348,7 @@ TEST_CASE("parts that do not belong together are refused by every rank before an
     CHECK_THAT(said.all().at(rank), ContainsSubstring(path + ": rank 0: ") && ContainsSubstring(rule));
 }
 
-TEST_CASE("ranks that find different checkpoints do not go on", "[train]") {
+TEST_CASE("ranks that find different checkpoints do not go on", "[train][ranks]") {
   scratch_folder const folder{"/dev/shm"};
   sentences said;
   on<wide>({2, 1}, adam_w, [&](int rank, run<wide>& r) {
@@ -363,7 +364,7 @@ TEST_CASE("ranks that find different checkpoints do not go on", "[train]") {
                ContainsSubstring("rank 1: finds step 2 ") && ContainsSubstring("where rank 0 finds step 1 "));
 }
 
-TEST_CASE("ranks wait longer for a part that is written than in a collective", "[train]") {
+TEST_CASE("ranks wait longer for a part that is written than in a collective", "[train][ranks]") {
   scratch_folder const folder{"/dev/shm"};
   auto const port = processes::free_port();
   std::vector<std::string> said(2);

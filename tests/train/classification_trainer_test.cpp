@@ -78,7 +78,7 @@ TEST_CASE("a classifier learns its images, and stopped and resumed is bitwise ne
   check(bf16{}, 0, optim::adafactor_w_options{});
 }
 
-TEST_CASE("N ranks train a classifier as one, with either optimiser") {
+TEST_CASE("N ranks train a classifier as one, with either optimiser", "[ranks]") {
   for (train::optimizer_options const optimizer : {train::optimizer_options{optim::adam_w_options{}},
                                                    train::optimizer_options{optim::adafactor_w_options{
                                                        .epsilon = 1e-12}}}) {  // else noise is a direction

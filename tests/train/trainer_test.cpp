@@ -158,7 +158,7 @@ TEST_CASE("stopped in mid-epoch and resumed is bitwise never stopped") {
   check(double{}, 2);
 }
 
-TEST_CASE("N thread ranks train as one, dropout and clipping included") {
+TEST_CASE("N thread ranks train as one, dropout and clipping included", "[ranks]") {
   auto const b = one_batch();
   parallel::solo alone;
   run<double> one{alone, options()};
