@@ -26,7 +26,8 @@ class lifeline {
         silence_{silence},
         heard_(links.size(), steady_clock::now()),
         left_(links.size()),
-        cards_(links.size()) {
+        cards_(links.size()),
+        waits_(static_cast<std::size_t>(size)) {
     std::array<int, 2> pair{};
     if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.data()) != 0)
       throw error("a rank cannot listen to the others: " + words_of(errno));
@@ -73,6 +74,36 @@ class lifeline {
         tell({kind::failure, own_rank(), printable(why)}, rank_);
     } catch (std::bad_alloc const&) {  // then they learn it from the connection's end
     }
+  }
+
+  /// Tells all ranks for which ones this one waits, some at most; none: it goes on.
+  void wait_for(std::vector<int> const& ranks) {
+    std::string body;
+    for (std::size_t i = 0; i < std::min(ranks.size(), most_named); ++i)
+      append_number(body, static_cast<std::uint32_t>(ranks[i]));
+    tell({kind::waiting, own_rank(), std::move(body)}, rank_);
+  }
+
+  /// Those for which `ranks` wait, and so on: the ones at the end, which wait for nobody. None when they wait for each
+  /// other.
+  std::vector<int> behind(std::vector<int> const& ranks) const {
+    std::lock_guard const lock{mutex_};
+    std::vector<int> ends, next = ranks;
+    std::vector<bool> seen(waits_.size());
+    seen[static_cast<std::size_t>(rank_)] = true;
+    while (!next.empty()) {
+      auto const r = next.back();
+      auto const i = static_cast<std::size_t>(r);
+      next.pop_back();
+      if (seen[i])
+        continue;
+      seen[i] = true;
+      if (waits_[i].empty())
+        ends.push_back(r);
+      next.insert(next.end(), waits_[i].begin(), waits_[i].end());
+    }
+    std::sort(ends.begin(), ends.end());
+    return ends;
   }
 
   /// Rank 0's part of a broadcast.
@@ -232,9 +263,22 @@ class lifeline {
         throw bad_message("it broadcasts more than others take");
       queue.push_back(m);
       changed_.notify_all();
+    } else if (m.what == kind::waiting) {
+      note(rank, m.body);
+      if (!passed_on)
+        tell({kind::waiting, static_cast<std::uint32_t>(rank), m.body}, rank);
     } else if (m.what != kind::alive) {
       throw bad_message("it sent a message out of turn");
     }
+  }
+
+  void note(int rank, std::string_view numbers) {
+    std::vector<int> ranks;
+    while (numbers.size() >= sizeof(std::uint32_t))
+      if (auto const r = take_number<std::uint32_t>(numbers); r < waits_.size())
+        ranks.push_back(static_cast<int>(r));
+    std::lock_guard const lock{mutex_};
+    waits_[static_cast<std::size_t>(rank)] = std::move(ranks);
   }
 
   /// Nothing more is expected from this one.
@@ -280,7 +324,7 @@ class lifeline {
         send_all(l.at, bytes, steady_clock::now() + milliseconds{500});  // in vain: its listener notices
   }
 
-  static constexpr std::size_t most_waiting = 256;
+  static constexpr std::size_t most_waiting = 256, most_named = 16;
 
   int rank_, size_;
   milliseconds heartbeat_, silence_;
@@ -288,11 +332,12 @@ class lifeline {
   std::vector<moment> heard_;  // when something last came from each
   endpoint wake_, woken_;
   std::mutex sending_;
-  std::mutex mutex_;  // of what follows
+  mutable std::mutex mutex_;  // of what follows
   std::condition_variable changed_;
   std::deque<message> given_;  // by rank 0, to all
   std::vector<bool> left_;
   std::vector<std::deque<message>> cards_;  // of each other rank, at rank 0
+  std::vector<std::vector<int>> waits_;     // by rank: for whom it waits
   std::string failure_;                     // written once, before failed_
   std::atomic<bool> failed_ = false;
   std::atomic<bool> announced_ = false;

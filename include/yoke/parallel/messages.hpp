@@ -70,7 +70,8 @@ enum class kind : std::uint32_t {
   farewell,      // rank `rank` has done its work and leaves
   card,          // rank `rank`'s: the body is for all
   contacts,      // rank 0's: the next part of the list of all that they gave
-  alive          // rank `rank`'s, now and then
+  alive,         // rank `rank`'s, now and then
+  waiting        // rank `rank` waits for those whose numbers are the body; for none: no longer
 };
 
 struct message {
@@ -97,7 +98,7 @@ inline std::optional<message> take_message(std::string& in) {
   auto const what = take_number<std::uint32_t>(rest);
   auto const rank = take_number<std::uint32_t>(rest);
   auto const length = take_number<std::uint32_t>(rest);
-  if (what < static_cast<std::uint32_t>(kind::accepted) || what > static_cast<std::uint32_t>(kind::alive))
+  if (what < static_cast<std::uint32_t>(kind::accepted) || what > static_cast<std::uint32_t>(kind::waiting))
     throw bad_message("it sent no message that a rank sends");
   if (length > longest_body)
     throw bad_message("it sent a message that is too long");

@@ -33,8 +33,8 @@ struct rendezvous_options {
 /// trusted, as NCCL must be. The connections stay open as a lifeline. A rank that is destroyed while an exception is on
 /// its way, ends without a word, loses its connection, or is not heard for `silence` because it was stopped or cut off,
 /// is gone for the others; one that is destroyed in peace is not. A rank that does not hear rank 0 is itself the one that
-/// is cut off: it stops as the others do. Processes forked from a rank must not outlive it. poll and announce are for
-/// any thread, the rest is for one at a time.
+/// is cut off: it stops as the others do. Processes forked from a rank must not outlive it. Meeting
+/// and gathering is for one thread at a time, the rest for any.
 class rendezvous {
  public:
   explicit rendezvous(launch_environment const& here, rendezvous_options const& options = {})
@@ -102,6 +102,16 @@ class rendezvous {
   void announce(std::string_view why) noexcept {
     if (lifeline_)
       lifeline_->announce(why);
+  }
+
+  /// For communicators: all ranks learn that this one has been waiting for these, or, of none, that it goes on; and who
+  /// it is, behind some that are waited for, that waits for nobody.
+  void wait_for(std::vector<int> const& ranks) {
+    if (lifeline_)
+      lifeline_->wait_for(ranks);
+  }
+  std::vector<int> behind(std::vector<int> const& ranks) const {
+    return lifeline_ ? lifeline_->behind(ranks) : ranks;
   }
 
  private:

@@ -151,7 +151,7 @@ class tcp_algorithms {
 
  private:
   /// What waits to be combined takes this much memory, or, of many ranks, as much as makes a message worth while.
-  static constexpr std::size_t most_work = 4 << 20, most_piece = 1 << 20, least_piece = 1 << 16;
+  static constexpr std::size_t most_work = 4 << 20, most_piece = 1 << 19, least_piece = 1 << 16;
 
   static void* at(void* p, std::size_t bytes) { return static_cast<std::byte*>(p) + bytes; }
   static void const* at(void const* p, std::size_t bytes) { return static_cast<std::byte const*>(p) + bytes; }

@@ -111,9 +111,11 @@ class tcp_links {
   /// Returns when all that was enqueued is sent (the system has taken it) and has come.
   void transfer() {
     auto progress = steady_clock::now(), differs_since = progress;
+    auto const soon = std::min<milliseconds>(patience_ * 3 / 4, milliseconds{10'000});
+    auto told = false;  // the others, that this rank waits
     for (auto& w : watched_) w.revents = POLLIN | POLLOUT;
     while (true) {
-      auto moved = false, pending = false, was = differs_;
+      auto moved = false, pending = false, differed = differs_;
       for (std::size_t r = 0; r < peers_.size(); ++r) {
         if (r != rank_ && watched_[r].revents != 0)
           moved |= move(r);
@@ -122,18 +124,23 @@ class tcp_links {
       auto const now = steady_clock::now();
       if (moved)
         progress = now;
-      if (differs_ && !was)
+      if (differs_ && !differed)
         differs_since = now;
       if (!pending || (differs_ && now - differs_since > grace))
         break;
       if (!differs_)  // otherwise the others soon say so, too
         look();
+      if (!told && now - progress > soon) {
+        told = true;
+        meeting_.wait_for(names_of(awaited().ranks));
+      }
       if (now - progress > patience_)
-        fail("rank " + std::to_string(names_[rank_]) + " has waited " + text_of(patience_) + " in " +
-             calls_[rank_]->text() + ", its collective number " + std::to_string(count_) + ": " + culprits());
+        fail(complaint());
       if (::poll(watched_.data(), watched_.size(), 100) < 0)
         for (auto& w : watched_) w.revents = 0;
     }
+    if (told)
+      meeting_.wait_for({});
     if (std::exchange(begins_, false))
       if (auto const problem = disagreement(calls_, names_); !problem.empty())
         fail(problem);
@@ -229,24 +236,50 @@ class tcp_links {
     throw error(failure_);
   }
 
-  /// Those for which this rank waits: that have not come to the collective, or else do not go on with it.
-  std::string culprits() const {
-    std::string list;
-    auto const name = [&](auto const& is_one, char const* does, char const* do_) {
-      int count = 0;
+  struct waited_for {
+    std::vector<std::size_t> ranks;
+    char const *does, *all_do;  // what one of them does, or several
+  };
+
+  /// Those that have not come to the collective, or else do not go on with it.
+  waited_for awaited() const {
+    auto const all = [&](auto const& is_one) {
+      std::vector<std::size_t> ranks;
       for (std::size_t r = 0; r < peers_.size(); ++r)
-        if (r != rank_ && is_one(r) && ++count <= 8)
-          list += (count > 1 ? ", " : "") + std::to_string(names_[r]);
-      if (count > 8)
-        list += " and " + std::to_string(count - 8) + " more";
-      if (count > 0)
-        list = (count == 1 ? "rank " + list + does : "ranks " + list + do_);
-      return count > 0;
+        if (r != rank_ && is_one(r))
+          ranks.push_back(r);
+      return ranks;
     };
-    name([&](std::size_t r) { return !calls_[r]; }, " does not come", " do not come") ||
-        name([&](std::size_t r) { return !peers_[r].in.empty(); }, " sends no more", " send no more") ||
-        name([&](std::size_t r) { return !peers_[r].out.empty(); }, " takes no more", " take no more");
-    return list;
+    if (auto late = all([&](std::size_t r) { return begins_ && !calls_[r]; }); !late.empty())
+      return {std::move(late), " does not come", " do not come"};
+    if (auto mute = all([&](std::size_t r) { return !peers_[r].in.empty(); }); !mute.empty())
+      return {std::move(mute), " sends no more", " send no more"};
+    return {all([&](std::size_t r) { return !peers_[r].out.empty(); }), " takes no more", " take no more"};
+  }
+
+  std::vector<int> names_of(std::vector<std::size_t> const& ranks) const {
+    std::vector<int> names;
+    for (auto const r : ranks) names.push_back(names_[r]);
+    return names;
+  }
+
+  /// "rank 3", "ranks 3, 5"
+  static std::string text_of_ranks(std::vector<int> const& names) {
+    std::string list = names.size() == 1 ? "rank " : "ranks ";
+    for (std::size_t i = 0; i < std::min<std::size_t>(names.size(), 8); ++i)
+      list += (i == 0 ? "" : ", ") + std::to_string(names[i]);
+    return names.size() > 8 ? list + " and " + std::to_string(names.size() - 8) + " more" : list;
+  }
+
+  /// On a mesh, those that do not come may themselves wait for somebody who is not in this communicator.
+  std::string complaint() const {
+    auto const they = awaited();
+    auto const names = names_of(they.ranks), behind = meeting_.behind(names);
+    auto const text = "rank " + std::to_string(names_[rank_]) + " has waited " + text_of(patience_) + " in " +
+                      calls_[rank_]->text() + ", its collective number " + std::to_string(count_) + ": " +
+                      text_of_ranks(names) + (names.size() == 1 ? they.does : they.all_do);
+    return behind.empty() || behind == names ? text
+                                             : text + "; in the end all wait for " + text_of_ranks(behind);
   }
 
   rendezvous& meeting_;
