@@ -2,14 +2,12 @@
 #include "ranks.hpp"
 
 #include <yoke/parallel/launch.hpp>
-#include <yoke/parallel/solo.hpp>
 #include <yoke/parallel/tcp.hpp>
 #ifdef TRAIN_WITH_MPI
 #include <yoke/parallel/mpi.hpp>
 #endif
 
 #include <chrono>
-#include <cstdlib>
 #include <optional>
 
 namespace train_tool {
@@ -22,21 +20,6 @@ constexpr std::chrono::hours patience{12};
 std::chrono::milliseconds milliseconds_of(double seconds) {
   return std::chrono::milliseconds{static_cast<std::int64_t>(1000 * seconds)};
 }
-
-class alone final : public launched_ranks {
- public:
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  int local_rank() const override { return 0; }
-  parallel::any& on_host() override { return any_; }
-  parallel::rendezvous* meeting() override { return nullptr; }
-  void wait_for_all() override {}
-  void announce(std::string const&) noexcept override {}
-
- private:
-  parallel::solo solo_;
-  parallel::any any_{solo_};
-};
 
 class over_sockets final : public launched_ranks {
  public:
@@ -102,14 +85,7 @@ std::unique_ptr<launched_ranks> meet(std::uint64_t configuration, double timeout
         "all of them (mpirun -x), and they meet over sockets");
 #endif
   }
-  return std::make_unique<alone>();
-}
-
-int rank_in_environment() {
-  for (auto const* const variable : {"RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"})
-    if (auto const* const text = std::getenv(variable); text != nullptr)
-      return std::atoi(text);
-  return 0;
+  return std::make_unique<one_rank>();
 }
 
 }  // namespace train_tool

@@ -2,9 +2,10 @@
 #pragma once
 #include <yoke/parallel/any.hpp>
 #include <yoke/parallel/mesh.hpp>
+#include <yoke/parallel/solo.hpp>
 
 #include <cstdint>
-#include <functional>
+#include <cstdlib>
 #include <memory>
 #include <string>
 
@@ -39,11 +40,32 @@ class launched_ranks {
   virtual void announce(std::string const& why) noexcept = 0;
 };
 
+/// A process without others.
+class one_rank final : public launched_ranks {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  int local_rank() const override { return 0; }
+  parallel::any& on_host() override { return any_; }
+  parallel::rendezvous* meeting() override { return nullptr; }
+  void wait_for_all() override {}
+  void announce(std::string const&) noexcept override {}
+
+ private:
+  parallel::solo solo_;
+  parallel::any any_{solo_};
+};
+
 /// Meets the others, who must have the same configuration; throws parallel::error, and says who is missing or differs.
 /// `timeout`: seconds that ranks wait for each other.
 std::unique_ptr<launched_ranks> meet(std::uint64_t configuration, double timeout);
 
-/// Whether the environment names other ranks, and this process's number among them; 0 alone.
-int rank_in_environment();
+/// This process's number among those that the environment names; 0 alone.
+inline int rank_in_environment() {
+  for (auto const* const variable : {"RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"})
+    if (auto const* const text = std::getenv(variable); text != nullptr)
+      return std::atoi(text);
+  return 0;
+}
 
 }  // namespace train_tool

@@ -200,14 +200,7 @@ void run(train_tool::settings s) {
   using namespace train_tool;
   std::signal(SIGINT, [](int) { interrupted = 1; });
   std::signal(SIGTERM, [](int) { interrupted = 1; });
-  if (!s.resume.empty()) {
-    auto const saved = train::read_run(s.resume);
-    auto const file = s.resume + "/state.json";
-    io::json_fields fields{saved, file, "run"};
-    fields.object("options");
-    adopt(s, *saved.find("options"), file);
-  }
-  check(s);
+  s = prepared(std::move(s));
   auto const ranks = meet(hash(identity(s).dump()), s.timeout);
   mesh_of(s, ranks->size());
   if (s.device == "cpu")

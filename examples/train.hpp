@@ -273,7 +273,20 @@ void train(Platform const& platform, settings s) {
   run_of_phases<Platform, T, tools::clip_kind>{platform, std::move(s), data, *evaluation}.run();
 }
 
-/// A run from what the command line says, and the checkpoint that it names.
+/// The settings of a run that goes on are those of its checkpoint; throws io::error where they contradict each other.
+inline settings prepared(settings s) {
+  if (!s.resume.empty()) {
+    auto const run = train::read_run(s.resume);
+    auto const file = s.resume + "/state.json";
+    io::json_fields fields{run, file, "run"};
+    fields.object("options");
+    adopt(s, *run.find("options"), file);
+  }
+  check(s);
+  return s;
+}
+
+/// A run of settings that are prepared.
 template <class Platform>
 void train_on(Platform const& platform, settings s) {
   auto& ranks = platform.launched();

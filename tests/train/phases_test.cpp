@@ -61,7 +61,8 @@ train_tool::settings small_run(temporary_folder const& folder, std::string const
 }
 
 void run(train_tool::settings const& s) {
-  train_tool::train_on(train_tool::on_cpu{}, s);
+  train_tool::one_rank alone;
+  train_tool::train_on(train_tool::on_cpu{alone}, train_tool::prepared(s));
 }
 
 std::vector<double> losses(std::string const& out) {
