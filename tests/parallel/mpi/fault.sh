@@ -12,5 +12,5 @@ echo "$said"
 [ $status != 0 ] || { echo "it has not failed"; exit 1; }
 [ $took -lt $((seconds * 1000)) ] || { echo "it has taken $took ms"; exit 1; }
 ! grep -q "another sentence" <<<"$said" || exit 1
-found=$(grep -cE "$sentence" <<<"$said")
+found=$(grep -oE "$sentence" <<<"$said" | wc -l)
 [ "$found" = "$times" ] || { echo "found $found times, not $times: $sentence"; exit 1; }
