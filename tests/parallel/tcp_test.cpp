@@ -311,7 +311,8 @@ TEST_CASE("tcp: a rank that does not come is named when the time is over", "[par
   CHECK(wrong.what == std::vector<std::string>{});
 }
 
-TEST_CASE("tcp: on a mesh the rank that hangs is named, not those that wait for it", "[parallel][tcp]") {
+TEST_CASE("tcp: on a mesh the rank that hangs is named, not those that wait for it",
+          "[parallel][tcp][ranks]") {
   std::atomic<bool> over = false;
   auto const said = on(4,
                        [&](tcp& c, rendezvous&) {
