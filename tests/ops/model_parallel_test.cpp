@@ -1,254 +1,65 @@
 // What ranks compute together is what one computes alone: each way of sharing a matrix, and a table of tokens, forward and
 // backward, in double to rounding and in bf16 within its precision.
 #include <yoke/cpu/context.hpp>
-#include <yoke/nn/linear.hpp>
-#include <yoke/ops/pointwise.hpp>
-#include <yoke/ops/tokens.hpp>
 #include <yoke/parallel/solo.hpp>
-#include <yoke/parallel/threads.hpp>
 
-#include <algorithm>
-#include <catch2/catch_test_macros.hpp>
-#include <cmath>
-#include <limits>
-#include <map>
-#include <string>
-#include <vector>
+#include "ops/shared_layers.hpp"
 
-using namespace yoke;
+using namespace shared_layers;
 
 namespace {
 
-using numbers = std::vector<double>;
+using exact = cpu::context<double>;
 
-/// Tensors by name: the parts that a rank has of them, NaN elsewhere; or wholes.
-using outcome = std::map<std::string, numbers>;
-
-constexpr double nowhere = std::numeric_limits<double>::quiet_NaN();
-
-numbers random_numbers(std::uint64_t seed, extent_t n) {
-  random_sequence random{seed};
-  numbers v(static_cast<std::size_t>(n));
-  for (auto& x : v) x = random.normal();
-  return v;
+template <class C, class Run>
+outcome on_ranks(int n, Run const& run) {
+  return together<C>(n, run, [](C&, parallel::threads& ranks) -> parallel::threads& { return ranks; });
 }
-
-/// The columns that a rank has of a matrix (rows, whole), from their first numbers on.
-struct columns {
-  extent_t rows, whole, here;
-  std::vector<std::array<extent_t, 3>> runs;  // first of the whole, first here, how many
-
-  template <class T>
-  std::vector<T> of(numbers const& v) const {
-    std::vector<T> part(static_cast<std::size_t>(rows * here));
-    for_each([&](extent_t from, extent_t to) {
-      part[static_cast<std::size_t>(to)] = static_cast<T>(v[static_cast<std::size_t>(from)]);
-    });
-    return part;
-  }
-  template <class T>
-  numbers in_whole(view<T const, 2> part) const {
-    numbers v(static_cast<std::size_t>(rows * whole), nowhere);
-    for_each([&](extent_t to, extent_t from) {
-      v[static_cast<std::size_t>(to)] = static_cast<double>(part.data[from]);
-    });
-    return v;
-  }
-
- private:
-  template <class F>
-  void for_each(F const& f) const {
-    for (extent_t r = 0; r < rows; ++r)
-      for (auto const& [first, local, n] : runs)
-        for (extent_t i = 0; i < n; ++i) f(r * whole + first + i, r * here + local + i);
-  }
-};
-
-/// What a rank has of the gradients of all parameters.
-template <class C>
-void collect(parameter_list const& list, parameter_store<C> const& store, outcome& to) {
-  for (auto const& p : list.infos())
-    store.gradient_block().visit(p, [&](auto g) {
-      extent_t n = 1;
-      for (auto const d : p.whole()) n *= d;
-      auto& whole = to[p.name] = numbers(static_cast<std::size_t>(n), nowhere);
-      p.for_each_run_of_whole([&](extent_t at, extent_t here, extent_t size) {
-        for (extent_t i = 0; i < size; ++i)
-          whole[static_cast<std::size_t>(at + i)] = static_cast<double>(g.data[here + i]);
-      });
-    });
+auto layer(layer_case const& k) {
+  return [k](auto& c, parallel::any* axis) { return run_layer(c, axis, k); };
 }
-
-struct layer_case {
-  matmul_split split = matmul_split::none;
-  extent_t rows = 7, groups = 1;
-  bool bias = true;
-};
-constexpr extent_t in = 12, out = 36;
-
-/// One layer, used twice: the gradients of input and weights come in two parts.
-template <class C>
-outcome run_layer(parallel::any* axis, layer_case const& k) {
-  using E = typename C::element;
-  model_share const share{axis == nullptr ? 0 : axis->rank(), axis == nullptr ? 1 : axis->size()};
-  parameter_list list{share};
-  nn::linear const layer{scope{list},
-                         {.in = in, .out = out, .bias = k.bias, .split = k.split, .groups = k.groups}};
-  C c{mebibytes(1), mebibytes(1)};
-  parameter_store<C> store{c, list};
-  initialize(c, list, 3, store);
-  if (k.bias) {
-    auto const values = random_numbers(9, out);
-    auto const here = store.master_of(layer.bias);
-    list.find("bias")->for_each_run_of_whole([&](extent_t at, extent_t first, extent_t n) {
-      for (extent_t i = 0; i < n; ++i)
-        here.data[first + i] = static_cast<typename C::accumulator>(values[static_cast<std::size_t>(at + i)]);
-    });
-  }
-
-  columns inputs{k.rows, in, in, {{0, 0, in}}}, outputs{k.rows, out, out, {{0, 0, out}}};
-  if (k.split == matmul_split::row && axis != nullptr) {
-    inputs.here = in / share.ranks;
-    inputs.runs = {{inputs.here * share.rank, 0, inputs.here}};
-  }
-  if (k.split == matmul_split::column && axis != nullptr) {
-    auto const run = out / k.groups / share.ranks;
-    outputs.here = out / share.ranks;
-    outputs.runs.clear();
-    for (extent_t g = 0; g < k.groups; ++g)
-      outputs.runs.push_back({(g * share.ranks + share.rank) * run, g * run, run});
-  }
-  auto const x = inputs.of<E>(random_numbers(1, k.rows * in));
-  auto const dy = outputs.of<E>(random_numbers(2, k.rows * out));
-
-  tape<C> t{c, store.views(), {.model_axis = axis}};
-  auto const input = t.variable(view<E const, 2>{x.data(), {{k.rows, inputs.here}}});
-  auto const y = ops::sum(t, layer(t, input), layer(t, input));
-  outcome result{{"y", outputs.in_whole(t(y))}};
-  t.backward(y, view<E const, 2>{dy.data(), {{k.rows, outputs.here}}});
-  result["dx"] = inputs.in_whole(view<E const, 2>{t.gradient_of(input).data});
-  collect(list, store, result);
-  return result;
+auto whole_layer(layer_case const& k) {
+  return layer({matmul_split::none, k.rows, 1, k.bias});
 }
-
-/// Captions of a table of 12 tokens, used twice.
-template <class C>
-outcome run_embedding(parallel::any* axis) {
-  using E = typename C::element;
-  model_share const share{axis == nullptr ? 0 : axis->rank(), axis == nullptr ? 1 : axis->size()};
-  parameter_list list{share};
-  scope const s{list};
-  auto const table = s.weight("table", shape{12, 5}, 1, weight_decay::yes, {.axis = 0});
-  auto const positions = s.weight("positions", shape{4, 5}, 1);
-  C c{mebibytes(1), mebibytes(1)};
-  parameter_store<C> store{c, list};
-  initialize(c, list, 3, store);
-  std::vector<std::int32_t> const offsets{0, 3, 4, 8}, ids{11, 0, 5, 5, 2, 7, 0, 11};
-  auto const runs = segments::packed({offsets.data(), {{4}}}, 4);
-  auto const dy_numbers = random_numbers(5, 40);
-  std::vector<E> const dy(dy_numbers.begin(), dy_numbers.end());
-  tape<C> t{c, store.views(), {.model_axis = axis}};
-  auto const lookup = [&] {
-    return ops::token_embedding(t, runs, {ids.data(), {{8}}}, table, positions, true);
-  };
-  auto const y = ops::sum(t, lookup(), lookup());
-  outcome result{{"y", columns{8, 5, 5, {{0, 0, 5}}}.in_whole(t(y))}};
-  t.backward(y, view<E const, 2>{dy.data(), {{8, 5}}});
-  collect(list, store, result);
-  return result;
-}
-
-/// run(model axis) on n ranks: each tensor put together from their parts. What several ranks have is the same on each.
-template <class Run>
-outcome together(int n, Run const& run) {
-  std::vector<outcome> parts(static_cast<std::size_t>(n));
-  parallel::threads_group{n}.run([&](parallel::threads& ranks) {
-    parallel::any axis{ranks};
-    parts[static_cast<std::size_t>(ranks.rank())] = run(&axis);
-  });
-  auto whole = parts[0];
-  for (auto const& part : parts)
-    for (auto const& [name, values] : part) {
-      auto& to = whole.at(name);
-      bool same = true;
-      for (std::size_t i = 0; i < values.size(); ++i)
-        if (std::isnan(to[i]))
-          to[i] = values[i];
-        else
-          same = same && (std::isnan(values[i]) || values[i] == to[i]);
-      INFO(name);
-      CHECK(same);
-    }
-  return whole;
-}
-
-/// Each tensor within `tolerance` of its largest number.
-void check_close(outcome const& a, outcome const& b, double tolerance) {
-  REQUIRE(a.size() == b.size());
-  for (auto const& [name, values] : b) {
-    auto const& others = a.at(name);
-    REQUIRE(others.size() == values.size());
-    double worst = 0, largest = 0;
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      worst = std::max(worst, std::isnan(others[i]) ? 1e300 : std::abs(others[i] - values[i]));
-      largest = std::max(largest, std::abs(values[i]));
-    }
-    INFO(name);
-    CHECK(worst <= tolerance * largest);
-    CHECK(largest > 0);
-  }
-}
-
-std::vector<layer_case> layer_cases() {
-  using enum matmul_split;
-  std::vector<layer_case> all{{column, 7, 3}, {column, 7, 1, false}, {row}, {row, 7, 1, false}};
-  for (extent_t rows : {1, 2, 7, 8, 12})
-    all.push_back({gathered, rows});  // some ranks have fewer rows, or none
-  all.push_back({gathered, 7, 1, false});
-  return all;
-}
+constexpr auto embedding = [](auto& c, parallel::any* axis) { return run_embedding(c, axis); };
 
 }  // namespace
 
-TEST_CASE("a matrix that ranks share gives what the whole gives, forward and backward") {
+TEST_CASE("a matrix that ranks share gives what the whole gives, forward and backward", "[ranks]") {
   for (auto const& k : layer_cases()) {
-    auto const whole = run_layer<cpu::context<double>>(nullptr, {matmul_split::none, k.rows, 1, k.bias});
-    CHECK(run_layer<cpu::context<double>>(nullptr, k) == whole);  // alone, every kind is the plain product
+    auto const whole = alone<exact>(whole_layer(k));
+    CHECK(alone<exact>(layer(k)) == whole);  // alone, every kind is the plain product
     for (int n : {2, 3, 4}) {
       INFO("kind " << static_cast<int>(k.split) << ", " << k.rows << " rows, " << n << " ranks");
-      check_close(together(n, [&](parallel::any* axis) { return run_layer<cpu::context<double>>(axis, k); }),
-                  whole, 1e-12);
+      check_close(on_ranks<exact>(n, layer(k)), whole, 1e-12);
     }
   }
 }
 
-TEST_CASE("a table of tokens that ranks share gives what the whole gives") {
-  auto const whole = run_embedding<cpu::context<double>>(nullptr);
-  for (int n : {2, 3, 4})
-    check_close(together(n, [](parallel::any* axis) { return run_embedding<cpu::context<double>>(axis); }),
-                whole, 1e-12);
+TEST_CASE("a table of tokens that ranks share gives what the whole gives", "[ranks]") {
+  auto const whole = alone<exact>(embedding);
+  for (int n : {2, 3, 4}) check_close(on_ranks<exact>(n, embedding), whole, 1e-12);
 }
 
-TEST_CASE("in bf16, gradients of matrices in float or in bf16, ranks are as near to double as one rank is") {
+TEST_CASE("in bf16, gradients of matrices in float or in bf16, ranks are as near to double as one rank is",
+          "[ranks]") {
   using lean = compact<cpu::context<bf16>>;
   for (auto const& k : layer_cases()) {
-    auto const exact = run_layer<cpu::context<double>>(nullptr, {matmul_split::none, k.rows, 1, k.bias});
+    auto const whole = alone<exact>(whole_layer(k));
     INFO("kind " << static_cast<int>(k.split) << ", " << k.rows << " rows");
-    check_close(together(3, [&](parallel::any* axis) { return run_layer<cpu::context<bf16>>(axis, k); }),
-                exact, 0.02);
-    check_close(together(3, [&](parallel::any* axis) { return run_layer<lean>(axis, k); }), exact, 0.02);
+    check_close(on_ranks<cpu::context<bf16>>(3, layer(k)), whole, 0.02);
+    check_close(on_ranks<lean>(3, layer(k)), whole, 0.02);
   }
-  auto const exact = run_embedding<cpu::context<double>>(nullptr);
-  check_close(together(3, [](parallel::any* axis) { return run_embedding<lean>(axis); }), exact, 0.02);
+  check_close(on_ranks<lean>(3, embedding), alone<exact>(embedding), 0.02);
 }
 
-TEST_CASE("a share of a model meets the ranks that have the others") {
+TEST_CASE("a share of a model meets the ranks that have the others", "[ranks]") {
   parameter_list list{{.rank = 1, .ranks = 2}};
-  cpu::context<double> c{kibibytes(4), kibibytes(4)};
-  parameter_store<cpu::context<double>> const store{c, list};
+  exact c{kibibytes(4), kibibytes(4)};
+  parameter_store<exact> const store{c, list};
   auto const refused = [&](parallel::any* axis) {
     try {
-      tape<cpu::context<double>> const t{c, store.views(), {.model_axis = axis}};
+      tape<exact> const t{c, store.views(), {.model_axis = axis}};
     } catch (precondition_error const& e) {
       return std::string(e.what()).find(
                  "tape: the parameters are those of rank 1 of 2 on the model axis, and this "
