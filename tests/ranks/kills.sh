@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# kills.sh <folder of the tools> <runs> [ranks]: trains with ranks that meet over sockets, kills one of them (SIGKILL) at a
+# kills.sh <folder of the tools> [runs] [ranks]: trains with ranks that meet over sockets, kills one of them (SIGKILL) at a
 # random moment, saves included, restarts from the last checkpoint, and so on to the end; every run must end in the weights
 # of the run that was never killed, bit for bit.
 set -uo pipefail
-tools=$1 runs=$2 ranks=${3:-2}
+tools=$1 runs=${2:-2} ranks=${3:-2}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
