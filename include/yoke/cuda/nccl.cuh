@@ -17,19 +17,19 @@ namespace yoke::cuda {
 ///     cuda::nccl ranks{context, meeting};
 ///
 /// Tensors in device memory take part in the order of the context's stream, and the host does not wait; tensors of the
-/// host go by way of the card, and the call returns when they are there. When a peer is gone, when NCCL reports an error,
-/// or when ranks have waited for each other longer than the timeout, NCCL is aborted, the others are told, and whatever
-/// the host waits for on the context, this call and every later one end in parallel::error with the same sentence. So do
-/// ranks that disagree about what they call, when that lets one of them wait; NCCL does not compare calls, and sizes that
-/// differ may also give wrong values.
+/// host go by way of the card, and the call returns when they are there. When a peer is gone, when NCCL reports an
+/// error, or when ranks have waited for each other longer than the timeout, NCCL is aborted, the others are told, and
+/// whatever the host waits for on the context, this call and every later one end in parallel::error with the same
+/// sentence. So do ranks that disagree about what they call, when that lets one of them wait; NCCL does not compare
+/// calls, and sizes that differ may also give wrong values.
 ///
-/// NCCL chooses the order of sums: on the same machines a repeated run gives the same, and all ranks get the same, but not
-/// bit for bit what threads or MPI give. It rounds sums of bf16 after each pair of ranks, not once.
+/// NCCL chooses the order of sums: on the same machines a repeated run gives the same, and all ranks get the same, but
+/// not bit for bit what threads or MPI give. It rounds sums of bf16 after each pair of ranks, not once.
 ///
 /// A communicator and those that were split from it stand and fall together. They share the context's stream, so that
 /// collectives of different ones come one after the other; every rank calls those that it has in common with another in
-/// the same order. traffic() has no seconds: the host does not see how long the card takes.
-/// Collectives are not captured in graphs. For one thread at a time, which is the context's.
+/// the same order. traffic() has no seconds: the host does not see how long the card takes. Collectives are not
+/// captured in graphs. For one thread at a time, which is the context's.
 class nccl {
  public:
   nccl(detail::device& context, parallel::rendezvous& meeting, nccl_options const& options = {})

@@ -1,5 +1,5 @@
-// A communicator of NCCL's that never blocks and is looked after: it ends, on every rank and with all that were split from
-// it, when a peer is gone, when NCCL finds an error, or when a collective takes too long.
+// A communicator of NCCL's that never blocks and is looked after: it ends, on every rank and with all that were split
+// from it, when a peer is gone, when NCCL finds an error, or when a collective takes too long.
 #pragma once
 #include <yoke/cuda/device.cuh>
 #include <yoke/parallel/rendezvous.hpp>
@@ -289,8 +289,8 @@ class nccl_handle final : public watcher {
     throw parallel::error(family_->failure);
   }
 
-  /// Ends communicators side by side. NCCL may wait for peers in there, so that it is left alone when it takes too long:
-  /// false then.
+  /// Ends communicators side by side. NCCL may wait for peers in there, so that it is left alone when it takes too
+  /// long: false then.
   static bool end(std::vector<ncclComm_t> const& communicators, ncclResult_t (*way)(ncclComm_t),
                   std::chrono::milliseconds timeout) noexcept {
     struct helper {

@@ -13,16 +13,16 @@ namespace yoke::parallel {
 ///     parallel::mpi_session session{argc, argv};  // see there how a program ends
 ///     parallel::mpi ranks{session};
 ///
-/// Collectives are nonblocking ones of MPI's that are asked for until they are done. Sums are Yoke's own, in the order of
-/// the ranks (mpi_options::sums), so that a run gives the same bits on threads, on MPI, and on any number of hosts.
+/// Collectives are nonblocking ones of MPI's that are asked for until they are done. Sums are Yoke's own, in the order
+/// of the ranks (mpi_options::sums), so that a run gives the same bits on threads, on MPI, and on any number of hosts.
 ///
 /// What goes wrong: before each collective the ranks compare what they call (a small all-reduce, microseconds), and if
 /// they differ, in the collective or in its sizes, all get parallel::error that says who does. A rank that hangs, or
-/// computes for longer than the timeout while others wait for it, is named by theirs; work that one rank does alone is for
-/// wait_for_all. A rank whose process dies is the launcher's to see: mpirun ends the others, and Open MPI's says which one
-/// it was. Where MPI reports an error, the sentence has its words. After an error every later call on any communicator of
-/// the session throws the same. If data were under way, MPI may write to the tensors of that call until the process ends,
-/// so let it end. Ranks in messages are those of MPI_COMM_WORLD.
+/// computes for longer than the timeout while others wait for it, is named by them; work that one rank does alone is
+/// for wait_for_all. A rank whose process dies is the launcher's to see: mpirun ends the others, and Open MPI's says
+/// which one it was. Where MPI reports an error, the sentence has its words. After an error every later call on any
+/// communicator of the session throws the same. If data were under way, MPI may write to the tensors of that call until
+/// the process ends, so let it end. Ranks in messages are those of MPI_COMM_WORLD.
 ///
 /// For one thread at a time; another one may use another communicator meanwhile. Outlived by its session.
 class mpi {
@@ -182,8 +182,8 @@ inline mpi split(mpi& c, int color) {
 
 static_assert(communicator<mpi>);
 
-/// Where the ranks' rendezvous is: at rank 0's host, as MPI calls it. For communicators that are not MPI's, such as NCCL's,
-/// in a program that mpirun has started; all ranks call it.
+/// Where the ranks' rendezvous is: at rank 0's host, as MPI calls it. For communicators that are not MPI's, such as
+/// NCCL's, in a program that mpirun has started; all ranks call it.
 inline launch_environment environment_of(mpi& ranks, int port = launch_environment{}.port) {
   launch_environment here{.rank = ranks.rank(),
                           .size = ranks.size(),

@@ -1,5 +1,5 @@
-// A communicator of MPI's that never blocks: what is started is asked for until it is done, or until nobody waits longer.
-// Ranks compare what they call before they do it.
+// A communicator of MPI's that never blocks: what is started is asked for until it is done, or until nobody waits
+// longer. Ranks compare what they call before they do it.
 #pragma once
 #include <yoke/core/expects.hpp>
 #include <yoke/core/tensor.hpp>
@@ -66,8 +66,8 @@ struct mpi_call {
   }
 };
 
-/// All ranks call its functions alike. What these throw ends the session, and what is under way then is left to MPI: the
-/// owner does not destroy a handle whose session has failed.
+/// All ranks call its functions alike. What these throw ends the session, and what is under way then is left to MPI:
+/// the owner does not destroy a handle whose session has failed.
 class mpi_handle {
  public:
   /// The ranks of `of`, in a communicator of their own.

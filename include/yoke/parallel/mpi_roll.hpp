@@ -70,8 +70,8 @@ class mpi_roll {
     }
   }
 
-  /// The ranks that have not been heard of in collective `number`, by the names given: "rank 2 does not come", "ranks 2,
-  /// 3 do not come".
+  /// The ranks that have not been heard of in collective `number`, by the names given: "rank 2 does not come", "ranks
+  /// 2, 3 do not come".
   std::string absent(std::int64_t number, std::vector<int> const& names) const {
     std::string list;
     int count = 0;

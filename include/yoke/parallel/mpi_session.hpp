@@ -43,8 +43,8 @@ inline bool mpi_has_ended() {
 
 }  // namespace detail
 
-/// Begins MPI, for several threads, and ends it. The first thing in main, and outside of what catches, so that a failure
-/// is printed before all ranks end:
+/// Begins MPI, for several threads, and ends it. The first thing in main, and outside of what catches, so that a
+/// failure is printed before all ranks end:
 ///
 ///     parallel::mpi_session session{argc, argv};
 ///     try {
@@ -56,10 +56,10 @@ inline bool mpi_has_ended() {
 ///       return 1;
 ///     }
 ///
-/// A rank that gives up, by that call, by a communicator's failure, or because an exception passes a communicator or the
-/// session, ends all others in the session's destructor (MPI_Abort); the launcher says which one it was. Where a program
-/// has begun MPI itself, the session leaves its end, good or bad, to the program. There is one session in a process, and
-/// every process has one.
+/// A rank that gives up, by that call, by a communicator's failure, or because an exception passes a communicator or
+/// the session, ends all others in the session's destructor (MPI_Abort); the launcher says which one it was. Where a
+/// program has begun MPI itself, the session leaves its end, good or bad, to the program. There is one session in a
+/// process, and every process has one.
 class mpi_session {
  public:
   /// Throws parallel::error where MPI does not serve threads.

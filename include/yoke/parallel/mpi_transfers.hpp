@@ -122,8 +122,8 @@ class mpi_transfers : public mpi_handle {
     return options.sums == mpi_sums::by_library ? std::make_unique<mpi_pair_operations>() : nullptr;
   }
 
-  /// Every other rank r gets give(r), and what it gives comes to take(r). Ranks begin with their neighbours, so that not
-  /// all send to one.
+  /// Every other rank r gets give(r), and what it gives comes to take(r). Ranks begin with their neighbours, so that
+  /// not all send to one.
   template <class Give, class Take>
   void trade(Give const& give, Take const& take) {
     for (int i = 1; i < size(); ++i) {
