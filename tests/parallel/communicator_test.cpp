@@ -58,7 +58,7 @@ TEMPLATE_TEST_CASE("collectives do what they promise", "[parallel][ranks]", floa
   on(n, [&](auto& c) {
     wrong.unless(c.size() == std::max(n, 1) && c.rank() >= 0 && c.rank() < c.size(), "rank of size");
     any reference{c};
-    for (std::size_t const elements : {0, 1, 5, 7, 1000, 3001}) {
+    for (std::size_t const elements : {0u, 1u, 5u, 7u, 1000u, 3001u}) {
       collectives::hold<T>(c, elements, collectives::on_host{}, collectives::on_host{}, wrong);
       collectives::hold<T>(reference, elements, collectives::on_host{}, collectives::on_host{}, wrong);
     }
