@@ -153,11 +153,10 @@ requires(std::is_trivially_copyable_v<T> &&
   detail::expect_parts(begins, c.size(), buffer.size());
   auto constexpr size = static_cast<extent_t>(sizeof(T));
   auto const r = static_cast<std::size_t>(c.rank());
-  std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
-  for (auto const b : begins) hash = (hash ^ static_cast<std::uint64_t>(b)) * 0x100000001b3;
+  std::int64_t hash = 0;
+  for (auto const b : begins) hash = detail::mpi_handle::hash(hash, b);
   c.transfers().run(
-      collective::all_gather_parts,
-      {.elements = buffer.size(), .element_size = sizeof(T), .more = static_cast<std::int64_t>(hash >> 2)},
+      collective::all_gather_parts, {.elements = buffer.size(), .element_size = sizeof(T), .more = hash / 2},
       static_cast<double>(detail::sent_by_gather((begins[r + 1] - begins[r]) * size, c.size())), [&] {
         std::vector<extent_t> in_bytes(begins.begin(), begins.end());
         for (auto& b : in_bytes) b *= size;

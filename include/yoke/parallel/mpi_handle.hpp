@@ -4,12 +4,11 @@
 #include <yoke/core/expects.hpp>
 #include <yoke/core/tensor.hpp>
 #include <yoke/parallel/meeting.hpp>
-#include <yoke/parallel/mpi_roll.hpp>
+#include <yoke/parallel/mpi_session.hpp>
 #include <yoke/parallel/traffic.hpp>
 
 #include <array>
 #include <cstddef>
-#include <optional>
 #include <utility>
 
 namespace yoke::parallel {
@@ -77,9 +76,14 @@ class mpi_handle {
     expects(options.piece > 0 && options.piece <= std::size_t{1} << 30, "mpi: a piece is of 1 byte to 1 GiB");
     session.expect_alive();
     ending_session([&] {
+      learn_names(of, session.next_name());
       start([&](MPI_Request* r) { return MPI_Comm_idup(of, &ranks_, r); });
       wait();
       learn_ranks();
+      start([&](MPI_Request* r) {  // where ranks have made others among themselves before
+        return MPI_Iallreduce(MPI_IN_PLACE, &name_, 1, MPI_INT64_T, MPI_MAX, ranks_, r);
+      });
+      wait();
     });
   }
   /// Those of `whole` that name the same color.
@@ -95,16 +99,15 @@ class mpi_handle {
       auto const first =
           std::find(colors.begin(), colors.end(), color) - colors.begin();  // MPI takes none below 0
       whole.check(MPI_Comm_split(whole.ranks_, static_cast<int>(first), whole.rank_, &ranks_));
+      learn_names(ranks_, hash(whole.name_, whole.number_));
       learn_ranks();
     });
   }
   mpi_handle(mpi_handle const&) = delete;
   mpi_handle& operator=(mpi_handle const&) = delete;
   ~mpi_handle() {
-    if (mpi_has_ended())
-      return;
-    roll_->listen();
-    MPI_Comm_free(&ranks_);
+    if (!mpi_has_ended())
+      MPI_Comm_free(&ranks_);
   }
 
   int rank() const { return rank_; }
@@ -164,19 +167,28 @@ class mpi_handle {
   }
   /// Returns when all that was started is done.
   void wait() {
+    auto told = false;
     for (mpi_pause pause; !test(); pause()) {
       if (pause.waited() > options_.timeout)
         throw error(waited_in_vain());
-      if (roll_ && pause.waited() > options_.timeout / 10) {
-        roll_->answer(number_);
-        roll_->listen();
+      if (pause.waited() > options_.timeout / 10) {
+        session_->roll().wait(name_, number_ + 1, names_, options_.timeout / 10);
+        told = true;
       }
     }
+    if (told)
+      session_->roll().go_on(name_);
     requests_.clear();
   }
 
+  /// FNV-1a.
+  static std::int64_t hash(std::int64_t before, std::int64_t number) {
+    return static_cast<std::int64_t>(
+        (static_cast<std::uint64_t>(before) ^ static_cast<std::uint64_t>(number)) * 0x100000001b3);
+  }
+
  private:
-  static constexpr int payload = 0;  // the tag of what is sent; mpi_roll has the other
+  static constexpr int payload = 0;  // the tag of what is sent
 
   template <class F>
   void ending_session(F const& work) {
@@ -188,20 +200,27 @@ class mpi_handle {
     }
   }
 
+  /// The ranks as MPI_COMM_WORLD has them, and a name for the communicator.
+  void learn_names(MPI_Comm of, std::int64_t seed) {
+    int size = 0;
+    check(MPI_Comm_size(of, &size));
+    std::vector<int> mine(static_cast<std::size_t>(size));
+    for (int r = 0; r < size; ++r) mine[static_cast<std::size_t>(r)] = r;
+    names_ = mine;
+    MPI_Group ours = MPI_GROUP_NULL, all = MPI_GROUP_NULL;
+    check(MPI_Comm_group(of, &ours));
+    check(MPI_Comm_group(MPI_COMM_WORLD, &all));
+    check(MPI_Group_translate_ranks(ours, size, mine.data(), all, names_.data()));
+    MPI_Group_free(&ours);
+    MPI_Group_free(&all);
+    check(MPI_Comm_rank(of, &rank_));
+    name_ = seed;
+    for (auto const r : names_) name_ = hash(name_, r);
+  }
   void learn_ranks() {
     check(MPI_Comm_set_errhandler(ranks_, MPI_ERRORS_RETURN));
     check(MPI_Comm_rank(ranks_, &rank_));
     check(MPI_Comm_size(ranks_, &size_));
-    std::vector<int> mine(static_cast<std::size_t>(size_));
-    for (int r = 0; r < size_; ++r) mine[static_cast<std::size_t>(r)] = r;
-    names_ = mine;
-    MPI_Group ours = MPI_GROUP_NULL, all = MPI_GROUP_NULL;
-    check(MPI_Comm_group(ranks_, &ours));
-    check(MPI_Comm_group(MPI_COMM_WORLD, &all));
-    check(MPI_Group_translate_ranks(ours, size_, mine.data(), all, names_.data()));
-    MPI_Group_free(&ours);
-    MPI_Group_free(&all);
-    roll_.emplace(ranks_, rank_, size_);
   }
 
   /// Where the largest of each number is also the smallest, all have called the same.
@@ -254,22 +273,19 @@ class mpi_handle {
     return done != 0;
   }
 
-  int name() const { return names_.empty() ? 0 : names_[static_cast<std::size_t>(rank_)]; }
+  int world_rank() const { return names_.empty() ? 0 : names_[static_cast<std::size_t>(rank_)]; }
   void check(int code) const {
     if (code != MPI_SUCCESS)
       throw error(said_by_mpi(code));
   }
   std::string place() const { return number_ == 0 ? "the start of a communicator" : call_.text(); }
   std::string said_by_mpi(int code) const {
-    return "rank " + std::to_string(name()) + ": " + place() + ": MPI says " + mpi_words(code);
+    return "rank " + std::to_string(world_rank()) + ": " + place() + ": MPI says " + mpi_words(code);
   }
   std::string waited_in_vain() {
-    auto const text =
-        "rank " + std::to_string(name()) + " has waited " + text_of(options_.timeout) + " in " + place();
-    if (!roll_)
-      return text + ": a rank does not come";
-    return text + ", its collective number " + std::to_string(number_) + ": " +
-           roll_->absent(number_, names_);
+    return "rank " + std::to_string(world_rank()) + " has waited " + text_of(options_.timeout) + " in " +
+           place() + (number_ == 0 ? "" : ", its collective number " + std::to_string(number_)) + ": " +
+           session_->roll().words(name_, number_ + 1, names_);
   }
 
   mpi_session* session_;
@@ -277,7 +293,7 @@ class mpi_handle {
   MPI_Comm ranks_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 1;
   std::vector<int> names_;  // the ranks as MPI_COMM_WORLD has them
-  std::optional<mpi_roll> roll_;
+  std::int64_t name_ = 0;   // of the communicator, the same on its ranks
   mpi_call call_;
   std::int64_t number_ = 0;  // of collectives
   std::array<std::int64_t, 2 * std::tuple_size_v<decltype(mpi_call{}.numbers())>> said_{}, largest_{};

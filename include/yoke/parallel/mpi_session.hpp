@@ -1,47 +1,14 @@
 // MPI, begun and ended; and how a rank that fails ends all.
 #pragma once
-#include <yoke/core/errors.hpp>
-
-#ifndef OMPI_SKIP_MPICXX
-#define OMPI_SKIP_MPICXX 1  // the C++ bindings that MPI has given up
-#endif
-#ifndef MPICH_SKIP_MPICXX
-#define MPICH_SKIP_MPICXX 1
-#endif
-#include <mpi.h>
+#include <yoke/parallel/mpi_roll.hpp>
 
 #include <atomic>
 #include <cstdio>
 #include <exception>
-#include <mutex>
-#include <string>
+#include <optional>
+#include <utility>
 
 namespace yoke::parallel {
-
-namespace detail {
-
-/// MPI's words for what a call has returned.
-inline std::string mpi_words(int code) {
-  char text[MPI_MAX_ERROR_STRING] = {};
-  int length = 0;
-  if (MPI_Error_string(code, text, &length) != MPI_SUCCESS)
-    return "error " + std::to_string(code);
-  return {text, static_cast<std::size_t>(length)};
-}
-
-/// For calls that no deadline is needed for.
-inline void check_mpi(int code, char const* what) {
-  if (code != MPI_SUCCESS)
-    throw error(std::string(what) + ": MPI says " + mpi_words(code));
-}
-
-inline bool mpi_has_ended() {
-  int ended = 0;
-  MPI_Finalized(&ended);
-  return ended != 0;
-}
-
-}  // namespace detail
 
 /// Begins MPI, for several threads, and ends it. The first thing in main, and outside of what catches, so that a
 /// failure is printed before all ranks end:
@@ -75,6 +42,7 @@ class mpi_session {
       std::fflush(nullptr);  // what the program has said is not lost
       MPI_Abort(MPI_COMM_WORLD, 1);
     } else {
+      roll_.reset();
       MPI_Finalize();
     }
   }
@@ -99,6 +67,10 @@ class mpi_session {
   }
   bool has_failed() const { return failed_.load(std::memory_order_acquire); }
 
+  /// For communicators: what ranks wait for, and a name for the next communicator.
+  detail::mpi_roll& roll() { return *roll_; }
+  std::int64_t next_name() { return ++names_; }
+
  private:
   void begin(int* argc, char*** argv) {
     int begun = 0, level = 0;
@@ -119,11 +91,14 @@ class mpi_session {
         "the ranks of this machine");
     MPI_Comm_rank(neighbours, &local_rank_);
     MPI_Comm_free(&neighbours);
+    roll_.emplace();
   }
 
   int exceptions_ = std::uncaught_exceptions();
   bool owns_ = false;
   int local_rank_ = 0;
+  std::optional<detail::mpi_roll> roll_;
+  std::int64_t names_ = 0;
   std::mutex mutex_;
   std::string failure_;  // written once, before failed_
   std::atomic<bool> failed_ = false;

@@ -3,7 +3,7 @@
 #include <yoke/core/numeric.hpp>
 #include <yoke/core/tensor.hpp>
 #include <yoke/parallel/communicator.hpp>
-#include <yoke/parallel/mpi_session.hpp>
+#include <yoke/parallel/mpi_calls.hpp>
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,5 @@
 // Ranks of MPI of which one does what it should not; the others say so and end. faults <what>
+#include <yoke/parallel/mesh.hpp>
 #include <yoke/parallel/mpi.hpp>
 
 #include <csignal>
@@ -18,7 +19,13 @@ void misbehave(parallel::mpi& c, std::string const& what) {
   auto const bad = c.rank() == 1;
   if (what == "missing" && bad)
     std::this_thread::sleep_for(60s);
-  else if (what == "dies" && bad)
+  else if (what == "mesh") {  // of two by two: rank 0 waits for rank 2, and rank 2 for rank 3
+    parallel::mesh mesh{c, {.data = 2, .model = 2}};
+    if (c.rank() == 3)
+      std::this_thread::sleep_for(60s);
+    all_reduce(mesh.model(), five);
+    all_reduce(mesh.data(), five);
+  } else if (what == "dies" && bad)
     std::raise(SIGKILL);
   else if (what == "throws" && bad)
     throw std::runtime_error("the disk is full");
