@@ -24,7 +24,7 @@ struct basic_config {
     return *this;
   }
   /// Both towers are shared by the ranks of a model axis.
-  auto& sharded(nn::model_parallel how) {
+  basic_config& sharded(nn::model_parallel how) {
     image.model_parallel = text.model_parallel = how;
     return *this;
   }

@@ -23,7 +23,7 @@ struct clip_config {
     return *this;
   }
   /// Both towers are shared by the ranks of a model axis.
-  auto& sharded(nn::model_parallel how) {
+  clip_config& sharded(nn::model_parallel how) {
     image.model_parallel = text.model_parallel = how;
     return *this;
   }

@@ -70,7 +70,8 @@ step_plan plan_text_phase(Model const& model, parameter_list const& list, Tower 
   return detail::plan_of<T>(list, s, [&](auto& c, auto& ranks, auto& store, parallel::any* axis) {
     using C = std::remove_reference_t<decltype(c)>;
     using E = typename C::element;
-    contrastive::frozen_parameters<C> const frozen{c, frozen_list};
+    contrastive::frozen_parameters<C> frozen{c, frozen_list};
+    frozen.set_model_axis(frozen_list.share().ranks > 1 ? axis : nullptr);
     detail::planned_batch const b{s.batch, s.image, s.caption_length};
     auto const micro = s.step.micro_batch > 0 ? s.step.micro_batch : s.batch;
     auto const rows = shape{s.batch, model.embedding};
