@@ -5,7 +5,7 @@
 set -uo pipefail
 ranks=$1
 shift
-port=${MASTER_PORT:-$((20000 + $$ % 20000))}
+port=${MASTER_PORT:-$((20000 + $$ % 12000))}
 pids=()
 for ((r = 0; r < ranks; r++)); do
   RANK=$r WORLD_SIZE=$ranks LOCAL_RANK=$r LOCAL_WORLD_SIZE=$ranks MASTER_ADDR=127.0.0.1 MASTER_PORT=$port "$@" &

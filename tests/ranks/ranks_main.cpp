@@ -245,7 +245,7 @@ bool by_processes(parallel::any all, char const* name) {
 
 bool by_sockets() {
   std::vector<pid_t> children;
-  auto const port = 20000 + static_cast<int>(::getpid() % 20000);
+  auto const port = 20000 + static_cast<int>(::getpid() % 12000);
   for (int r = 0; r < count; ++r) {
     auto const child = ::fork();
     if (child == 0) {
