@@ -168,6 +168,9 @@ inline parallel::mesh_shape mesh_of(settings const& s, int ranks) {
     throw io::error("--mesh", s.mesh,
                     "has " + std::to_string(m.model) +
                         " ranks to a model: --model-parallel says how they share it, tensor or gathered");
+  if (m.model > 1 && s.cuda_graphs)
+    throw io::error("--cuda-graphs", "",
+                    "is for models that are whole on each card: collectives are no part of a graph");
   if (s.batch % m.data != 0)
     throw io::error("--batch-size", std::to_string(s.batch),
                     "is a multiple of the " + std::to_string(m.data) + " ranks of the data axis");
