@@ -147,9 +147,13 @@ class mpi_transfers : public mpi_handle {
     auto* const others = room<T>(n * size());
     auto const place_of = [&](int r) { return std::span{others + r * n, mine.size()}; };
     trade(piece_of, place_of);
-    sources_.clear();
-    for (int r = 0; r < size(); ++r) sources_.push_back(r == rank() ? mine.data() : place_of(r).data());
-    combine(std::span<void const* const>{sources_}, n, how, sum);
+    combine<T>(
+        static_cast<std::size_t>(size()),
+        [&](std::size_t r) {
+          auto const one = static_cast<int>(r);
+          return one == rank() ? mine.data() : place_of(one).data();
+        },
+        n, how, [&](extent_t i, T const* values, extent_t count) { std::copy_n(values, count, sum + i); });
   }
 
   template <class T>
@@ -162,7 +166,6 @@ class mpi_transfers : public mpi_handle {
 
   std::unique_ptr<mpi_pair_operations> operations_;
   std::vector<std::byte> room_;
-  std::vector<void const*> sources_;
   std::vector<int> counts_, displacements_;
   std::vector<extent_t> begins_;
 };

@@ -171,7 +171,7 @@ void reduce_scatter(tcp& c, view<T, R> all, view<U, S> mine) {
       c, collective::reduce_scatter,
       detail::bytes_of_elements<U>(detail::sent_by_gather(mine.size(), c.size())), [&](auto& ranks) {
         ranks.reduce_scatter(detail::call_of<U>(collective::reduce_scatter, all.size()), all.data, mine.data,
-                             static_cast<std::size_t>(mine.size()), detail::combine<U, reduction::sum>);
+                             static_cast<std::size_t>(mine.size()), detail::combine_parts<U, reduction::sum>);
       });
 }
 
@@ -184,8 +184,8 @@ void all_reduce(tcp& c, view<T, R> buffer, reduction how = reduction::sum) {
       detail::bytes_of_elements<T>(detail::sent_by_all_reduce(buffer.size(), c.rank(), c.size())),
       [&](auto& ranks) {
         ranks.all_reduce(call, buffer.data, static_cast<std::size_t>(buffer.size()),
-                         how == reduction::sum ? detail::combine<T, reduction::sum>
-                                               : detail::combine<T, reduction::maximum>);
+                         how == reduction::sum ? detail::combine_parts<T, reduction::sum>
+                                               : detail::combine_parts<T, reduction::maximum>);
       });
 }
 

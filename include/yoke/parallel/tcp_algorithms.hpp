@@ -1,6 +1,6 @@
 // The collectives over direct connections: every rank sends to each other rank what that one needs, at once.
 #pragma once
-#include <yoke/core/numeric.hpp>
+#include <yoke/parallel/combine.hpp>
 #include <yoke/parallel/communicator.hpp>
 #include <yoke/parallel/tcp_links.hpp>
 
@@ -10,20 +10,11 @@ namespace yoke::parallel::detail {
 using combiner = void (*)(std::span<void const* const> parts, void* result, std::size_t elements);
 
 template <element T, reduction How>
-void combine(std::span<void const* const> parts, void* result, std::size_t elements) {
-  constexpr std::size_t block = 1024;
-  std::array<accumulator_t<T>, block> values;
-  for (std::size_t first = 0; first < elements; first += block) {
-    auto const n = std::min(block, elements - first);
-    auto const part = [&](std::size_t r, std::size_t i) {
-      return static_cast<accumulator_t<T>>(static_cast<T const*>(parts[r])[first + i]);
-    };
-    for (std::size_t i = 0; i < n; ++i) values[i] = part(0, i);
-    for (std::size_t r = 1; r < parts.size(); ++r)
-      for (std::size_t i = 0; i < n; ++i)
-        values[i] = How == reduction::sum ? values[i] + part(r, i) : std::max(values[i], part(r, i));
-    for (std::size_t i = 0; i < n; ++i) static_cast<T*>(result)[first + i] = static_cast<T>(values[i]);
-  }
+void combine_parts(std::span<void const* const> parts, void* result, std::size_t elements) {
+  combine<T>(
+      parts.size(), [&](std::size_t r) { return static_cast<T const*>(parts[r]); },
+      static_cast<extent_t>(elements), How,
+      [&](extent_t i, T const* values, extent_t n) { std::copy_n(values, n, static_cast<T*>(result) + i); });
 }
 
 /// Moves bytes only: elements are summed by the combiner that it is given.

@@ -1,5 +1,6 @@
 // Ranks as threads of one process: every distributed path runs, and is tested, on one machine.
 #pragma once
+#include <yoke/parallel/combine.hpp>
 #include <yoke/parallel/communicator.hpp>
 #include <yoke/parallel/threads_room.hpp>
 
@@ -150,29 +151,13 @@ extent_t bytes_of(extent_t elements) {
   return elements * static_cast<extent_t>(sizeof(T));
 }
 
-/// The ranks' elements [first, last), combined in the order of the ranks in the accumulator's type. take(i, values, n) gets
-/// those from i on, rounded, n at a time, when no source is read there any more.
+/// The ranks' elements [first, last), combined: take(i, values, n) gets them from element i of the whole on.
 template <class T, class Take>
 void combine(std::vector<contribution> const& ranks, extent_t first, extent_t last, reduction how,
              Take const& take) {
-  using A = accumulator_t<T>;
-  constexpr extent_t most = 1024;
-  A sums[most];
-  T values[most];
-  for (auto i = first; i < last; i += most) {
-    auto const n = std::min(most, last - i);
-    auto const from = [&](contribution const& r) { return static_cast<T const*>(r.source) + i; };
-    for (extent_t k = 0; k < n; ++k) sums[k] = static_cast<A>(from(ranks[0])[k]);
-    for (std::size_t r = 1; r < ranks.size(); ++r) {
-      auto const* const other = from(ranks[r]);
-      if (how == reduction::sum)
-        for (extent_t k = 0; k < n; ++k) sums[k] += static_cast<A>(other[k]);
-      else
-        for (extent_t k = 0; k < n; ++k) sums[k] = std::max(sums[k], static_cast<A>(other[k]));
-    }
-    for (extent_t k = 0; k < n; ++k) values[k] = static_cast<T>(sums[k]);
-    take(i, values, n);
-  }
+  combine<T>(
+      ranks.size(), [&](std::size_t r) { return static_cast<T const*>(ranks[r].source) + first; },
+      last - first, how, [&](extent_t i, T const* values, extent_t n) { take(first + i, values, n); });
 }
 
 /// Memory may be the very same (in place), never half the same.
