@@ -266,6 +266,22 @@ TEST_CASE("nccl: a split and its whole end together", "[cuda][parallel][nccl]") 
   CHECK(seen().destroyed - before.destroyed == 2);
 }
 
+TEST_CASE("nccl: the rank for which all wait is named across a mesh", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  auto const said = on(4, 2s, [&](auto& context, auto& c) {
+    parallel::mesh mesh{c, {.data = 2, .model = 2}};
+    if (c.rank() == 3)
+      return;
+    auto buffer = cuda::buffer<float>{context, 5};
+    all_reduce(mesh.model(), buffer.view());
+    all_reduce(mesh.data(), buffer.view());
+    context.wait();
+  });
+  for (auto const r : {0u, 1u, 2u})
+    CHECK_THAT(said[r], ContainsSubstring("has waited 2 s in all_reduce of 5 elements") &&
+                            ContainsSubstring("calls something else; in the end all wait for rank 3"));
+}
+
 TEST_CASE("nccl: a rank that does not come to a split ends the others at the deadline",
           "[cuda][parallel][nccl]") {
   needs_emulator();

@@ -4,7 +4,6 @@
 #include <yoke/cuda/staging.cuh>
 #include <yoke/parallel/communicator.hpp>
 
-#include <algorithm>
 #include <new>
 
 namespace yoke::cuda {
@@ -70,9 +69,9 @@ class nccl {
     detail::card_staging memory{};
     std::optional<detail::nccl_handle> handle;
   };
-  nccl(nccl& whole, int color, int rank, int size)
+  nccl(nccl& whole, int color, std::span<int const> ranks)
       : state_{std::make_unique<state>(whole.state_->context, whole.state_->timeout)} {
-    state_->handle.emplace(*whole.state_->handle, color, rank, size);
+    state_->handle.emplace(*whole.state_->handle, color, ranks);
   }
 
   std::unique_ptr<state> state_;
@@ -269,10 +268,11 @@ inline nccl split(nccl& c, int color) {
   std::vector<std::int32_t> mine{color}, colors(static_cast<std::size_t>(c.size()));
   detail::gather(c, view<std::int32_t const, 1>{mine.data(), {{1}}},
                  view<std::int32_t, 1>{colors.data(), {{c.size()}}}, {"split"});
-  auto const begin = colors.begin(), here = begin + c.rank();
-  auto const first = std::find(begin, colors.end(), color) - begin;  // NCCL takes no color below 0
-  return {c, static_cast<int>(first), static_cast<int>(std::count(begin, here, color)),
-          static_cast<int>(std::count(begin, colors.end(), color))};
+  std::vector<int> ranks;
+  for (int r = 0; r < c.size(); ++r)
+    if (colors[static_cast<std::size_t>(r)] == color)
+      ranks.push_back(r);
+  return {c, ranks.front(), ranks};  // NCCL takes no color below 0: that of the first rank's number will do
 }
 
 static_assert(parallel::communicator<nccl>);

@@ -6,12 +6,14 @@
 
 #include <nccl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <deque>
 #include <exception>
 #include <future>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -91,8 +93,9 @@ class nccl_handle final : public watcher {
         meeting_{meeting},
         timeout_{options.timeout},
         rank_{meeting.rank()},
-        size_{meeting.size()},
+        names_(static_cast<std::size_t>(meeting.size())),
         family_{std::make_shared<nccl_family>()} {
+    std::iota(names_.begin(), names_.end(), 0);
     expects(options.timeout.count() > 0, "nccl: the timeout is positive");
     d.make_current();
     ncclUniqueId id{};
@@ -104,20 +107,20 @@ class nccl_handle final : public watcher {
     settle(ncclCommInitRankConfig(&communicator_, size(), id, rank(), &config), {"the start of NCCL"});
     join_family();
   }
-  /// The ranks of `whole` that name this color, which is 0 or more: this one is number `rank` of `size`. The stream has
-  /// done all that `whole` was given.
-  nccl_handle(nccl_handle& whole, int color, int rank, int size)
-      : device_{whole.device_},
-        meeting_{whole.meeting_},
-        timeout_{whole.timeout_},
-        rank_{rank},
-        size_{size},
-        family_{whole.family_} {
+  /// These ranks of `whole`, in their order, which alone give this color, of 0 or more. The stream has done all that
+  /// `whole` was given.
+  nccl_handle(nccl_handle& whole, int color, std::span<int const> ranks)
+      : device_{whole.device_}, meeting_{whole.meeting_}, timeout_{whole.timeout_}, family_{whole.family_} {
+    for (auto const r : ranks) {
+      if (r == whole.rank())
+        rank_ = static_cast<int>(names_.size());
+      names_.push_back(whole.names_[static_cast<std::size_t>(r)]);
+    }
     whole.look_at_deadline();
     whole.expect_alive();
     auto made = std::make_unique<ncclComm_t>();
     try {
-      whole.settle(ncclCommSplit(whole.communicator_, color, rank, made.get(), nullptr), {"split"});
+      whole.settle(ncclCommSplit(whole.communicator_, color, rank_, made.get(), nullptr), {"split"});
     } catch (parallel::error const&) {
       if (family_->left_alone)
         static_cast<void>(made.release());  // NCCL may still write it
@@ -152,7 +155,7 @@ class nccl_handle final : public watcher {
   }
 
   int rank() const { return rank_; }
-  int size() const { return size_; }
+  int size() const { return static_cast<int>(names_.size()); }
   std::chrono::milliseconds timeout() const { return timeout_; }
   void set_timeout(std::chrono::milliseconds t) { timeout_ = t; }
 
@@ -226,17 +229,40 @@ class nccl_handle final : public watcher {
       if (!oldest.since)
         oldest.since = now;
       if (!oldest.done.passed()) {
-        if (now - *oldest.since > timeout_)
-          fail("rank " + std::to_string(meeting_.rank()) + " has waited " +
-               parallel::detail::text_of(timeout_) + " in " + oldest.call.text() +
-               ", its collective number " + std::to_string(oldest.number) +
-               ": a rank does not come, or calls something else");
+        auto const waited = now - *oldest.since;
+        if (!told_ &&
+            waited > std::min<std::chrono::milliseconds>(timeout_ * 3 / 4, std::chrono::seconds{10}))
+          tell(others());
+        if (waited > timeout_)
+          fail(waited_in_vain(oldest));
         return;
       }
+      if (told_)
+        tell({});
       spare_.push_back(std::move(oldest.reached));
       spare_.push_back(std::move(oldest.done));
       begun_.pop_front();
     }
+  }
+
+  /// NCCL does not say who is missing: it is among those that wait for nobody, here or in another communicator.
+  void tell(std::vector<int> const& ranks) {
+    meeting_.wait_for(ranks);
+    told_ = !ranks.empty();
+  }
+  std::vector<int> others() const {
+    std::vector<int> ranks = names_;
+    std::erase(ranks, meeting_.rank());
+    return ranks;
+  }
+  std::string waited_in_vain(begun const& what) const {
+    auto text = "rank " + std::to_string(meeting_.rank()) + " has waited " +
+                parallel::detail::text_of(timeout_) + " in " + what.call.text() + ", its collective number " +
+                std::to_string(what.number) + ": a rank does not come, or calls something else";
+    auto const behind = meeting_.behind(others());
+    for (std::size_t i = 0; i < std::min<std::size_t>(behind.size(), 8); ++i)
+      text += (i > 0 ? ", rank " : "; in the end all wait for rank ") + std::to_string(behind[i]);
+    return text;
   }
 
   mark next_mark() {
@@ -323,13 +349,15 @@ class nccl_handle final : public watcher {
   device& device_;
   parallel::rendezvous& meeting_;
   std::chrono::milliseconds timeout_;
-  int rank_, size_;
+  int rank_ = 0;
+  std::vector<int> names_;  // the ranks as the rendezvous has them
   std::shared_ptr<nccl_family> family_;
   int exceptions_ = std::uncaught_exceptions();
   ncclComm_t communicator_ = nullptr;
   std::deque<begun> begun_;  // oldest first
   std::vector<mark> spare_;
   std::uint64_t count_ = 0;
+  bool told_ = false;  // the others, that this rank waits
 };
 
 }  // namespace detail
