@@ -4,9 +4,9 @@
 #include <yoke/autograd/parameter_store.hpp>
 #include <yoke/optim/schedule.hpp>
 #include <yoke/parallel/communicator.hpp>
-#include <yoke/train/agreement.hpp>
 #include <yoke/train/gradient_sum.hpp>
 #include <yoke/train/optimizer.hpp>
+#include <yoke/train/same_run.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -186,7 +186,7 @@ class learner {
     auto mine = detail::fingerprint_of(*context_, *list_, store_);
     mine.configuration = options_.ranks.configuration;
     mine.step = static_cast<std::uint64_t>(state_.step);
-    expect_agreement(*ranks_, model_axis(), mine);
+    expect_same_run(*ranks_, model_axis(), mine);
   }
 
   void skip(step_report const& report) {

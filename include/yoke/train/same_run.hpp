@@ -59,8 +59,7 @@ void expect_same(Ranks& ranks, std::uint64_t mine, std::string const& what, Name
   for (std::size_t r = 0; r < all.size(); ++r)
     if (all[r] != most)
       others += (others.empty() ? "" : ", ") + name_of(static_cast<int>(r));
-  throw parallel::error("ranks have diverged: " + what + " of " + others + " differ" +
-                        (others.find(',') == std::string::npos ? "s" : "") + " from the others'");
+  throw parallel::error("ranks have diverged: " + others + " and the others do not have the same " + what);
 }
 
 }  // namespace detail
@@ -68,15 +67,15 @@ void expect_same(Ranks& ranks, std::uint64_t mine, std::string const& what, Name
 /// Throws parallel::error, which names the ranks, unless all ranks of both axes are at the same step of the same run:
 /// called by every rank. `model_axis` may be null.
 template <class Ranks>
-void expect_agreement(Ranks& data, parallel::any* model_axis, fingerprint_of_run const& mine) {
+void expect_same_run(Ranks& data, parallel::any* model_axis, fingerprint_of_run const& mine) {
   auto const models = model_axis == nullptr ? 1 : model_axis->size();
   auto const here = model_axis == nullptr ? 0 : model_axis->rank();
   auto const along = [&](auto& ranks, auto const& name_of, bool shares) {
-    detail::expect_same(ranks, mine.configuration, "the configuration", name_of);
-    detail::expect_same(ranks, mine.step, "the step", name_of);
-    detail::expect_same(ranks, mine.whole, "the parameters", name_of);
+    detail::expect_same(ranks, mine.configuration, "configuration", name_of);
+    detail::expect_same(ranks, mine.step, "step", name_of);
+    detail::expect_same(ranks, mine.whole, "parameters", name_of);
     if (shares)
-      detail::expect_same(ranks, mine.shares, "the parameters", name_of);
+      detail::expect_same(ranks, mine.shares, "parameters", name_of);
   };
   if (data.size() > 1)
     along(
