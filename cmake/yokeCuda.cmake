@@ -20,8 +20,8 @@ endif()
 
 if(PROJECT_IS_TOP_LEVEL AND CUDAToolkit_NVCC_EXECUTABLE)
   execute_process(COMMAND nvidia-smi -L RESULT_VARIABLE yoke_no_card OUTPUT_QUIET ERROR_QUIET)
-  # For the card that is here. Without one the lesson is compiled for all that Yoke knows, and tests, benchmarks and
-  # yoke-train for one, to see that they compile: they run nowhere else.
+  # For the card that is here. Without one tests, benchmarks, the lesson and yoke-train are compiled for one kind, to see
+  # that they compile: they run nowhere else.
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     if(yoke_no_card)
       set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100-real)

@@ -161,9 +161,8 @@ class adafactor_w {
     };
     if (!p.is_sharded())
       return update(nothing_to_sum{});
-    auto const whole = p.whole();
-    k.whole_rows = whole[0];
-    k.whole_columns = whole[1];
+    k.whole_rows = p.shape[0] * (p.cut.axis == 0 ? p.share.ranks : 1);
+    k.whole_columns = p.shape[1] * (p.cut.axis == 1 ? p.share.ranks : 1);
     update([&](view<A, 1> of_rows, view<A, 1> of_columns) {
       all_reduce(*model_axis_, p.cut.axis == 0 ? of_columns : of_rows);
     });
