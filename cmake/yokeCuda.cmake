@@ -20,14 +20,18 @@ endif()
 
 if(PROJECT_IS_TOP_LEVEL AND CUDAToolkit_NVCC_EXECUTABLE)
   execute_process(COMMAND nvidia-smi -L RESULT_VARIABLE yoke_no_card OUTPUT_QUIET ERROR_QUIET)
-  # For the card that is here. Without one tests, benchmarks, the lesson and yoke-train are compiled for one kind, to see
-  # that they compile: they run nowhere else.
+  # For the card that is here. Without one tests, benchmarks, the lesson and yoke-train are compiled for one kind and with
+  # little effort, to see that they compile: they run nowhere else.
+  set(yoke_cuda_level -O3)
+  if(yoke_no_card)
+    set(yoke_cuda_level -O1)
+  endif()
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     if(yoke_no_card)
       set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100-real)
       # Kept for the next time CMake runs, when the others are known already.
       set(yoke_sample_architectures 90-real CACHE INTERNAL "")
-      set(yoke_test_architectures 90-virtual CACHE INTERNAL "")  # yoke-train makes machine code of the kernels
+      set(yoke_test_architectures 90-virtual CACHE INTERNAL "")  # the lesson makes machine code of the kernels
     else()
       set(CMAKE_CUDA_ARCHITECTURES native)
     endif()
