@@ -4,6 +4,7 @@
 #   tests/run.sh [--preset dev|tidy] [-L label] [other options of ctest]
 #   tests/run.sh --preset sanitize -L unit     what runs on the CPU, under the address and undefined-behaviour sanitizers
 #   tests/run.sh --preset tsan -L ranks        several ranks as threads, under the thread sanitizer
+#   tests/run.sh --slow        all that, and whole steps with CUDA's kernels in the emulator: 10 minutes more
 #   tests/run.sh --cuda        the tests that need a card, kernels under compute-sanitizer; says so where there is none
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,6 +13,11 @@ preset=default
 if [ "${1:-}" = --preset ]; then
   preset=$2
   shift 2
+fi
+slow=OFF
+if [ "${1:-}" = --slow ]; then
+  slow=ON
+  shift
 fi
 jobs=$(nproc)
 
@@ -28,6 +34,6 @@ if [ "${1:-}" = --cuda ]; then
 fi
 
 cmake/setup.sh
-cmake --preset "$preset"
+cmake --preset "$preset" -DYOKE_SLOW_TESTS=$slow
 cmake --build --preset "$preset" --parallel "$jobs"
 ctest --preset "$preset" --parallel "$jobs" --no-tests=error "$@"
