@@ -250,10 +250,14 @@ bool by_sockets() {
     auto const child = ::fork();
     if (child == 0) {
       try {
-        parallel::rendezvous meeting{
-            {.rank = r, .size = count, .local_rank = r, .host = "127.0.0.1", .port = port}};
-        parallel::tcp ranks{meeting};
-        ::_exit(by_processes(parallel::any{ranks}, "sockets") ? 0 : 1);
+        bool right = false;
+        {  // ranks say farewell
+          parallel::rendezvous meeting{
+              {.rank = r, .size = count, .local_rank = r, .host = "127.0.0.1", .port = port}};
+          parallel::tcp ranks{meeting};
+          right = by_processes(parallel::any{ranks}, "sockets");
+        }
+        ::_exit(right ? 0 : 1);
       } catch (std::exception const& e) {
         std::fprintf(stderr, "rank %d: %s\n", r, e.what());
         ::_exit(1);

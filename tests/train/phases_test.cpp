@@ -162,7 +162,7 @@ TEST_CASE("what contradicts itself is a sentence before any work") {
   refused([](auto& s) { s.phases = "image,text"; },
           "--both-lr: is of a phase that --phases image,text does not run");
   refused([](auto& s) { s.phases = "both,image"; }, "names phases in their order");
-  refused([](auto& s) { s.micro_batch = 3; }, "does not divide the batch of 8");
+  refused([](auto& s) { s.micro_batch = 3; }, "does not divide the 8 pairs of a rank");
   refused([](auto& s) { s.classnames.clear(), s.val_data.clear(); }, "there is no list");
   refused([](auto& s) { s.micro_batch = 0, s.memory = "0.1MiB"; }, "takes at least");
   refused([](auto& s) { s.memory = "0.1MiB"; }, "a step in micro-batches of 4 takes ");
