@@ -261,14 +261,32 @@ TEST_CASE("a rank that has done its part ends only those that wait for it", "[pa
   for (auto const r : {0u, 2u, 3u}) CHECK(said[r] == "rank 1 takes no further part: it has returned");
 }
 
+TEST_CASE("ranks that find the same fault each say so", "[parallel][ranks]") {
+  auto const n = 6;
+  for (int repeat = 0; repeat < 100; ++repeat) {
+    auto const said = sentences(n, [](threads& c) {
+      auto pair = split(c, c.rank() / 2);
+      std::vector<double> worst{c.rank() == 4 ? 1.0 : 0.0};
+      all_reduce(c, flat(worst), reduction::maximum);
+      if (c.rank() < 2)  // the others have long found it
+        std::this_thread::sleep_for(std::chrono::milliseconds{1});
+      all_reduce(pair, flat(worst), reduction::maximum);
+      throw parallel::error("a fault of size " + std::to_string(static_cast<int>(worst[0])));
+    });
+    CHECK(said == std::vector<std::string>(n, "a fault of size 1"));
+  }
+}
+
 TEST_CASE("nobody leaves while others read his memory", "[parallel][ranks]") {
   for (int repeat = 0; repeat < 100; ++repeat)
     CHECK_THROWS_AS(threads_group{4}.run([&](threads& c) {
-      auto part = split(c, c.rank() == 0 ? 0 : 1);
-      if (c.rank() == 0) {  // in the midst of the others' work, which does not need it
+      auto part = split(c, c.rank() / 2);
+      if (c.rank() == 0) {  // in the midst of the work of ranks 2 and 3
         std::this_thread::sleep_for(std::chrono::microseconds{10 * repeat});
         throw std::out_of_range("rank 0 is gone");
       }
+      if (c.rank() == 1)
+        barrier(part);
       for (;;) {
         std::vector<double> mine(1000, 1);
         all_reduce(part, flat(mine));

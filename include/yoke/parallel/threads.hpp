@@ -47,9 +47,10 @@ class threads {
 ///     threads_group group{4};
 ///     group.run([&](threads& ranks) { … });
 ///
-/// When a rank throws, or returns while others wait for it, all others leave their collectives, those of splits too, with
-/// parallel::error that names it by its number in the group; `run` joins all and rethrows what was thrown first. How many
-/// OpenMP threads each rank uses is the caller's choice, made inside the function.
+/// When a rank throws or returns, those that wait for it, in the group or a split of it, leave their collectives with
+/// parallel::error that names it by its number in the group, and all others leave theirs with the same sentence; `run`
+/// joins all and rethrows what was thrown first. How many OpenMP threads each rank uses is the caller's choice, made inside
+/// the function.
 class threads_group {
  public:
   explicit threads_group(int ranks) : size_{ranks} { expects(ranks > 0, "a group has at least one rank"); }
@@ -72,7 +73,7 @@ class threads_group {
           try {
             threads self{room, r};
             function(self);
-            fate->leaves({r, "it has returned"});
+            fate->leaves({.rank = r, .because = "it has returned"});
           } catch (std::exception const& e) {
             fate->leaves({r, e.what(), std::current_exception()});
           } catch (...) {

@@ -63,12 +63,13 @@ inline std::string disagreement(std::vector<contribution> const& ranks, std::vec
   return {};
 }
 
-/// A rank that takes no further part.
+/// A rank that takes no further part: those that wait for it learn it at once, and all others when somebody has waited in
+/// vain. So ranks that all find the same fault, and leave one after the other, each give their own sentence.
 struct departure {
   int rank;  // its number in the whole group
   std::string because;
   std::exception_ptr thrown{};
-  bool felt = thrown != nullptr;  // or another rank has waited for it in vain: then all ranks stop
+  bool felt = false;  // somebody has waited in vain
 };
 
 /// Who of a group has left, and the lock of all its rooms.
