@@ -183,7 +183,8 @@ void add_options(CLI::App& app, train_tool::settings& s) {
   output->add_option("--out", s.out, "Folder for checkpoint, metrics.jsonl and report.html")
       ->capture_default_str();
   output->add_option("--resume", s.resume,
-                     "Checkpoint to go on from, with the options that it was trained with");
+                     "Checkpoint to go on from, with the options that it was trained with; latest: the one in --out, "
+                     "if there is one, else from the beginning");
   output->add_option("--save-every", s.save_every, "Steps between checkpoints; 0: after each epoch")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

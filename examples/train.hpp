@@ -275,6 +275,10 @@ void train(Platform const& platform, settings s) {
 
 /// The settings of a run that goes on are those of its checkpoint; throws io::error where they contradict each other.
 inline settings prepared(settings s) {
+  if (s.resume == "latest") {
+    auto const last = s.out + "/checkpoint";
+    s.resume = io::detail::exists(io::committed_folder(last)) ? last : "";
+  }
   if (!s.resume.empty()) {
     auto const run = train::read_run(s.resume);
     auto const file = s.resume + "/state.json";

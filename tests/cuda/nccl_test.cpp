@@ -1,6 +1,8 @@
 // Collectives by NCCL: on a real card for one rank; for several, and for what goes wrong among them, in the emulator.
 #include <yoke/cuda/nccl.cuh>
+#include <yoke/parallel/any.hpp>
 #include <yoke/parallel/mesh.hpp>
+#include <yoke/train/gradient_sum.hpp>
 
 #include "cuda/ranks.hpp"
 #include "parallel/processes.hpp"
@@ -513,6 +515,61 @@ TEST_CASE("nccl: tensors of the card take part where they lie", "[cuda][parallel
   CHECK(memory_left() == left);
   barrier(c);  // one number of the host
   CHECK(memory_left() == left - 256);
+}
+
+TEST_CASE("nccl: gradients are summed beside the backward pass", "[cuda][parallel][nccl]") {
+  needs_emulator();
+  failures wrong;
+  std::array<std::atomic<bool>, 3> gone_on{};
+  auto const said = on(2, 10s, [&](auto& context, auto& c) {
+    parameter_list list;
+    auto const early = scope{list}.constant("early", shape{20}, 0), late = scope{list}.constant("late", shape{300}, 0);
+    parallel::any ranks{c};
+    parameter_store<cuda::context<float>> store{context, list};
+    train::gradient_sum<cuda::context<float>, parallel::any> sum{context, ranks, list, store, true, 1024};
+    auto const of = [&](auto const& p) { return slice(store.gradients(), p.offset, p.shape.size()); };
+    auto const add = [&](gradient_watch* watch, auto const& p, double value) {
+      watch->asked_for(p.offset);
+      fill(context, of(p), value);
+      watch->added();
+    };
+    cuda::detail::own_stream other;
+    auto const first_of = [&](auto const& p) {
+      float value = 0;
+      cudaMemcpyAsync(&value, of(p).data, sizeof value, cudaMemcpyDeviceToHost, other);
+      cudaStreamSynchronize(other);
+      return value;
+    };
+    for (int step = 0; step < 3; ++step) {
+      auto* const watch = sum.watch(0);
+      // Rank 1 comes late to the first sum; meanwhile rank 0's backward pass goes on.
+      auto& goes_on = gone_on[static_cast<std::size_t>(step)];
+      if (c.rank() == 1)
+        occupy_until(context, goes_on);
+      add(watch, early, 1 + c.rank());
+      add(watch, late, 10 + 10 * c.rank());
+      if (c.rank() == 0) {
+        auto const until = std::chrono::steady_clock::now() + 5s;
+        while (first_of(late) != 10 && std::chrono::steady_clock::now() < until) c.handle().poll();
+        wrong.unless(first_of(late) == 10 && first_of(early) == 1, "a backward pass beside a sum");
+        goes_on = true;
+      }
+      sum.finish();
+      context.wait();
+      wrong.unless(first_of(early) == 3 && first_of(late) == 30, "the sums");
+    }
+    auto const sent = sum.background_traffic();
+    wrong.unless(sent.calls_of(parallel::collective::all_reduce) == 4, "sums from the second step on");
+    float number = 1;
+    auto beside = split_beside(c);
+    try {
+      all_reduce(*beside, view<float, 1>{&number, {{1}}});
+      wrong.unless(false, "a tensor of the host beside the stream");
+    } catch (precondition_error const&) {
+    }
+  });
+  CHECK(said == std::vector<std::string>(2, "returned"));
+  CHECK(wrong.what == std::vector<std::string>{});
 }
 
 TEST_CASE("nccl: collectives are not captured in a graph", "[cuda][parallel][nccl]") {

@@ -41,6 +41,40 @@ TEST_CASE("a table of tokens that ranks share gives what the whole gives", "[ran
   for (int n : {2, 3, 4}) check_close(on_ranks<exact>(n, embedding), whole, 1e-12);
 }
 
+TEST_CASE("gradients of what ranks share are central differences", "[ranks][gradient]") {
+  // Each tenth number of each tensor: the loss <dy, y> is linear in it, and y is put together from all ranks.
+  auto const check = [](int ranks, numbers const& dy, auto const& run, auto const& of) {
+    auto const loss = [&](nudge const& moved) {
+      auto const y = on_ranks<exact>(ranks, of(moved)).at("y");
+      double sum = 0;
+      for (std::size_t i = 0; i < y.size(); ++i) sum += dy[i] * y[i];
+      return sum;
+    };
+    for (auto const& [name, gradient] : on_ranks<exact>(ranks, run)) {
+      if (name == "y")
+        continue;
+      for (std::size_t i = 0; i < gradient.size(); i += 10) {
+        auto const at = static_cast<extent_t>(i);
+        auto const moved = name == "dx" ? "x" : name;
+        auto const difference = (loss({moved, at, 0.5}) - loss({moved, at, -0.5}));
+        INFO(name << " " << i);
+        CHECK(std::abs(difference - gradient[i]) < 1e-9);
+      }
+    }
+  };
+  for (auto const& k : layer_cases()) {
+    if (k.rows != 7)
+      continue;
+    INFO("kind " << static_cast<int>(k.split) << (k.bias ? ", bias" : ""));
+    check(3, random_numbers(2, k.rows * out), layer(k), [&](nudge const& moved) {
+      return [&](auto& c, parallel::any* axis) { return run_layer(c, axis, k, moved); };
+    });
+  }
+  check(2, random_numbers(5, 40), embedding, [](nudge const& moved) {
+    return [&](auto& c, parallel::any* axis) { return run_embedding(c, axis, moved); };
+  });
+}
+
 TEST_CASE("in bf16, gradients of matrices in float or in bf16, ranks are as near to double as one rank is",
           "[ranks]") {
   using lean = compact<cpu::context<bf16>>;

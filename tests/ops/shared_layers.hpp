@@ -83,6 +83,27 @@ void collect(C& c, parameter_list const& list, parameter_store<C> const& store, 
     });
 }
 
+/// A number of the whole that is moved: of a parameter, or of the input "x".
+struct nudge {
+  std::string name;
+  extent_t at = 0;
+  double by = 0;
+
+  /// Among the numbers that a rank has, in the host's memory.
+  template <class C>
+  void apply(parameter_list const& list, parameter_store<C>& store) const {
+    if (auto const* const p = list.find(name))
+      store.master_block().visit(*p, [&]<class T>(view<T, 1> run) {
+        p->for_each_run_of_whole([&](extent_t whole, extent_t here, extent_t n) {
+          if (at >= whole && at < whole + n) {
+            auto& number = run.data[here + at - whole];
+            number = static_cast<T>(static_cast<double>(number) + by);
+          }
+        });
+      });
+  }
+};
+
 struct layer_case {
   matmul_split split = matmul_split::none;
   extent_t rows = 7, groups = 1;
@@ -92,7 +113,7 @@ inline constexpr extent_t in = 12, out = 36;
 
 /// One layer, used twice: the gradients of input and weights come in two parts.
 template <class C>
-outcome run_layer(C& c, parallel::any* axis, layer_case const& k) {
+outcome run_layer(C& c, parallel::any* axis, layer_case const& k, nudge const& moved = {}) {
   using E = typename C::element;
   model_share const share{axis == nullptr ? 0 : axis->rank(), axis == nullptr ? 1 : axis->size()};
   parameter_list list{share};
@@ -123,7 +144,11 @@ outcome run_layer(C& c, parallel::any* axis, layer_case const& k) {
     for (extent_t g = 0; g < k.groups; ++g)
       outputs.runs.push_back({(g * share.ranks + share.rank) * run, g * run, run});
   }
-  auto const x = inputs.of<E>(random_numbers(1, k.rows * in));
+  moved.apply(list, store);
+  auto all_of_x = random_numbers(1, k.rows * in);
+  if (moved.name == "x")
+    all_of_x[static_cast<std::size_t>(moved.at)] += moved.by;
+  auto const x = inputs.of<E>(all_of_x);
   auto const dy = outputs.of<E>(random_numbers(2, k.rows * out));
   arena_scope const copies{c.memory};
 
@@ -139,7 +164,7 @@ outcome run_layer(C& c, parallel::any* axis, layer_case const& k) {
 
 /// Captions of a table of 12 tokens, used twice.
 template <class C>
-outcome run_embedding(C& c, parallel::any* axis) {
+outcome run_embedding(C& c, parallel::any* axis, nudge const& moved = {}) {
   using E = typename C::element;
   model_share const share{axis == nullptr ? 0 : axis->rank(), axis == nullptr ? 1 : axis->size()};
   parameter_list list{share};
@@ -148,6 +173,7 @@ outcome run_embedding(C& c, parallel::any* axis) {
   auto const positions = s.weight("positions", shape{4, 5}, 1);
   parameter_store<C> store{c, list};
   initialize(c, list, 3, store);
+  moved.apply(list, store);
   std::vector<std::int32_t> const offsets{0, 3, 4, 8}, ids{11, 0, 5, 5, 2, 7, 0, 11};
   arena_scope const copies{c.memory};
   auto const captions =

@@ -11,13 +11,9 @@ export OMP_WAIT_POLICY=passive
 
 options=(--train-data scenes --train-num-samples 640 --epochs 2 --batch-size 32 --micro-batch 16 --vocabulary 300
   --workers 1 --save-every 2 --log-every 1000 --seed 5)
-train() {  # <folder> [more]
-  local out=$1
-  shift
-  "$here/launch.sh" "$ranks" "$tools/yoke-train" "${options[@]}" --out "$out" "$@"
+train() {  # <folder>
+  "$here/launch.sh" "$ranks" "$tools/yoke-train" "${options[@]}" --out "$1" --resume latest
 }
-# The checkpoint of the run that goes on, empty for none.
-checkpoint_of() { [ -e "$1/checkpoint/state.json" ] && echo "$1/checkpoint"; }
 
 begin=$(date +%s%N)
 train "$work/whole" >"$work/log" 2>&1 || { cat "$work/log"; echo "the run that is never killed failed"; exit 1; }
@@ -34,10 +30,8 @@ for ((run = 1; run <= runs; run++)); do
   while [ $done = no ]; do
     tries=$((tries + 1))
     [ $tries -le 60 ] || { cat "$work/log"; echo "run $run does not end"; exit 1; }
-    more=()
-    saved=$(checkpoint_of "$out") && more=(--resume "$saved")
     rm -f "$work/pids"
-    LAUNCH_PIDS=$work/pids train "$out" "${more[@]}" >"$work/log" 2>&1 &
+    LAUNCH_PIDS=$work/pids train "$out" >"$work/log" 2>&1 &
     launcher=$!
     # Two of three tries are killed; the others go to the end.
     if [ $((RANDOM % 3)) != 0 ]; then

@@ -27,8 +27,8 @@ namespace yoke::cuda {
 ///
 /// A communicator and those that were split from it stand and fall together. They share the context's stream, so that
 /// collectives of different ones come one after the other; every rank calls those that it has in common with another in
-/// the same order. traffic() has no seconds: the host does not see how long the card takes. Collectives are not
-/// captured in graphs. For one thread at a time, which is the context's.
+/// the same order. One that split_beside() gave has a stream of its own. traffic() has no seconds: the host does not see
+/// how long the card takes. Collectives are not captured in graphs. For one thread at a time, which is the context's.
 class nccl {
  public:
   nccl(detail::device& context, parallel::rendezvous& meeting, nccl_options const& options = {})
@@ -43,6 +43,8 @@ class nccl {
   /// For the collectives below: the tensors as the card has them.
   template <class... V>
   detail::on_card stage(V... tensors) {
+    expects(!state_->handle->is_beside() || !(detail::lies_on_host(tensors) || ...),
+            "nccl: a communicator beside the stream takes tensors of the card");
     return {state_->context, state_->memory, tensors...};
   }
   detail::nccl_handle& handle() { return *state_->handle; }
@@ -52,6 +54,7 @@ class nccl {
 
  private:
   friend nccl split(nccl& c, int color);
+  friend std::unique_ptr<nccl> split_beside(nccl& c);
 
   struct state {
     state(detail::device& d, std::chrono::milliseconds t) : context{d}, timeout{t} {}
@@ -273,6 +276,19 @@ inline nccl split(nccl& c, int color) {
     if (colors[static_cast<std::size_t>(r)] == color)
       ranks.push_back(r);
   return {c, ranks.front(), ranks};  // NCCL takes no color below 0: that of the first rank's number will do
+}
+
+/// All ranks again, for collectives beside other work: each begins when the context's stream has done what it was given
+/// before, and what that is given later waits only after join(). Takes tensors of the card alone. NCCL wants nothing else
+/// of these ranks' under way meanwhile: two collectives that run at once may each hold what the other needs.
+inline std::unique_ptr<nccl> split_beside(nccl& c) {
+  auto beside = std::make_unique<nccl>(split(c, 0));
+  beside->state_->handle->leave_stream();
+  return beside;
+}
+/// What the context's stream is given from now on waits for all collectives so far.
+inline void join(nccl& c) {
+  c.handle().join();
 }
 
 static_assert(parallel::communicator<nccl>);

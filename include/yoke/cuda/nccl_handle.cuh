@@ -2,6 +2,7 @@
 // from it, when a peer is gone, when NCCL finds an error, or when a collective takes too long.
 #pragma once
 #include <yoke/cuda/device.cuh>
+#include <yoke/cuda/mark.cuh>
 #include <yoke/parallel/rendezvous.hpp>
 
 #include <nccl.h>
@@ -29,32 +30,6 @@ struct nccl_options {
 };
 
 namespace detail {
-
-/// A point in a stream's work.
-class mark {
- public:
-  mark() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate"); }
-  mark(mark&& other) noexcept : event_{std::exchange(other.event_, nullptr)} {}
-  mark& operator=(mark other) noexcept {
-    std::swap(event_, other.event_);
-    return *this;
-  }
-  ~mark() {
-    if (event_ != nullptr)
-      cudaEventDestroy(event_);
-  }
-  void set(cudaStream_t stream) { check(cudaEventRecord(event_, stream), "cudaEventRecord"); }
-  /// Whether the stream's work has come to it.
-  bool passed() const {
-    auto const status = cudaEventQuery(event_);
-    if (status != cudaErrorNotReady)
-      check(status, "the device's work");
-    return status == cudaSuccess;
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
 
 /// Waits, but not for ever, until the stream has done all that it was given, or has failed.
 inline bool drained(device& d, std::chrono::milliseconds patience) {
@@ -186,9 +161,24 @@ class nccl_handle final : public watcher {
     look_at_deadline();
     begun_.push_back({call, ++count_, next_mark(), next_mark(), {}});
     auto& mine = begun_.back();
-    mine.reached.set(device_.stream());
-    settle(start(communicator_, device_.stream()), call);
-    mine.done.set(device_.stream());
+    if (beside_) {
+      beside_->before.set(device_.stream());
+      beside_->before.hold(beside_->stream);
+    }
+    mine.reached.set(stream());
+    settle(start(communicator_, stream()), call);
+    mine.done.set(stream());
+  }
+
+  /// From now on what is enqueued begins when the device's stream has done what it was given before, and goes on beside
+  /// what that is given later, until join().
+  void leave_stream() { beside_ = std::make_unique<stream_beside>(); }
+  bool is_beside() const { return beside_ != nullptr; }
+  /// What the device's stream is given from now on waits for all that was enqueued.
+  void join() {
+    expect_alive();
+    if (!begun_.empty())
+      begun_.back().done.hold(device_.stream());
   }
 
  private:
@@ -202,6 +192,12 @@ class nccl_handle final : public watcher {
     mark reached, done;           // before and after it in the stream
     std::optional<moment> since;  // when the stream was seen to have reached it
   };
+
+  struct stream_beside {
+    own_stream stream;
+    mark before;  // in the device's stream
+  };
+  cudaStream_t stream() const { return beside_ ? static_cast<cudaStream_t>(beside_->stream) : device_.stream(); }
 
   void join_family() {
     family_->members.push_back(this);
@@ -354,6 +350,7 @@ class nccl_handle final : public watcher {
   std::shared_ptr<nccl_family> family_;
   int exceptions_ = std::uncaught_exceptions();
   ncclComm_t communicator_ = nullptr;
+  std::unique_ptr<stream_beside> beside_;
   std::deque<begun> begun_;  // oldest first
   std::vector<mark> spare_;
   std::uint64_t count_ = 0;

@@ -3,6 +3,7 @@
 #include <yoke/core/arena.hpp>
 #include <yoke/core/segments.hpp>
 #include <yoke/cuda/device.cuh>
+#include <yoke/cuda/mark.cuh>
 
 #include <algorithm>
 #include <array>
@@ -18,25 +19,6 @@
 namespace yoke::cuda {
 
 namespace detail {
-
-/// A mark in the work of a stream.
-class own_event {
- public:
-  own_event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate"); }
-  own_event(own_event const&) = delete;
-  own_event& operator=(own_event const&) = delete;
-  ~own_event() { cudaEventDestroy(event_); }
-  operator cudaEvent_t() const { return event_; }
-
-  void record(cudaStream_t s) { check(cudaEventRecord(event_, s), "cudaEventRecord"); }
-  /// What is given to the stream from now on waits until the mark is reached; at once if there is none.
-  void hold(cudaStream_t s) const { check(cudaStreamWaitEvent(s, event_, 0), "cudaStreamWaitEvent"); }
-  /// Returns when the mark is reached.
-  void wait() const { check(cudaEventSynchronize(event_), "copies to the device"); }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
 
 /// The batch type B of a loader's `next(B&) -> bool`.
 template <class Loader, class B>
@@ -110,7 +92,7 @@ class prefetch {
   batch const* next() {
     std::unique_lock lock{mutex_};
     if (std::exchange(held_, false)) {
-      places_[taken_ % places_.size()].read.record(context_->stream());
+      places_[taken_ % places_.size()].read.set(context_->stream());
       ++taken_;
       changed_.notify_all();
     }
@@ -154,7 +136,7 @@ class prefetch {
     batch content{};
     detail::pinned_block host{};
     detail::block card{};
-    detail::own_event copied{}, read{};  // reached by the copies' stream, by the context's
+    detail::mark copied{}, read{};  // reached by the copies' stream, by the context's
   };
 
   void run() {
@@ -209,7 +191,7 @@ class prefetch {
     std::copy_n(ids.data, ids.size(), numbers(p.host.data() + first_id));
     check(cudaMemcpyAsync(p.card.data(), p.host.data(), bytes, cudaMemcpyHostToDevice, copies_),
           "copy to the device");
-    p.copied.record(copies_);
+    p.copied.set(copies_);
 
     captions.offsets = numbers(p.host.data() + first_offset);
     captions.device_offsets = numbers(p.card.data() + first_offset);

@@ -72,6 +72,8 @@ struct any_ranks {
   virtual void meet() = 0;
   virtual void meet_late(std::chrono::milliseconds patience) = 0;
   virtual std::shared_ptr<any_ranks> part(int color) = 0;
+  virtual std::shared_ptr<any_ranks> beside() = 0;
+  virtual void meet_stream() = 0;
 };
 
 /// Of a communicator that it owns (C), or that somebody else does (C&).
@@ -83,6 +85,7 @@ struct any_ranks_of final : any_ranks {
   explicit any_ranks_of(C& whole) requires std::is_reference_v<C> : c(whole) {}
   any_ranks_of(communicator_type& whole, int color) requires(!std::is_reference_v<C>)
       : c(split(whole, color)) {}
+  explicit any_ranks_of(communicator_type&& whole) requires(!std::is_reference_v<C>) : c(std::move(whole)) {}
 
   int rank() const override { return c.rank(); }
   int size() const override { return c.size(); }
@@ -111,6 +114,16 @@ struct any_ranks_of final : any_ranks {
   std::shared_ptr<any_ranks> part(int color) override {
     return std::make_shared<any_ranks_of<communicator_type>>(c, color);
   }
+  std::shared_ptr<any_ranks> beside() override {
+    if constexpr (has_streams<communicator_type>)
+      return std::make_shared<any_ranks_of<communicator_type>>(std::move(*split_beside(c)));
+    else
+      return nullptr;
+  }
+  void meet_stream() override {
+    if constexpr (has_streams<communicator_type>)
+      join(c);
+  }
 };
 
 }  // namespace detail
@@ -132,6 +145,7 @@ class any {
 
  private:
   friend any split(any& c, int color);
+  friend std::unique_ptr<any> split_beside(any& c);
   explicit any(std::shared_ptr<detail::any_ranks> ranks) : ranks_{std::move(ranks)} {}
 
   std::shared_ptr<detail::any_ranks> ranks_;
@@ -190,6 +204,16 @@ inline void wait_for_all(any& c, std::chrono::milliseconds patience) {
 
 inline any split(any& c, int color) {
   return any{c->part(color)};
+}
+
+/// All ranks again, for collectives beside a device's other work until join(); null when the communicator has no streams
+/// for that.
+inline std::unique_ptr<any> split_beside(any& c) {
+  auto beside = c->beside();
+  return beside ? std::unique_ptr<any>(new any{std::move(beside)}) : nullptr;
+}
+inline void join(any& c) {
+  c->meet_stream();
 }
 
 static_assert(communicator<any>);

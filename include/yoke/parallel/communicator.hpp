@@ -8,6 +8,7 @@
 #include <yoke/parallel/traffic.hpp>
 
 #include <concepts>
+#include <memory>
 #include <span>
 #include <type_traits>
 
@@ -56,6 +57,17 @@ concept communicator = requires(C& c, view<float const, 2> mine, view<float, 2> 
   barrier(c);
   { split(c, peer) } -> std::same_as<C>;
   { c.traffic() } -> std::convertible_to<traffic>;
+};
+
+/// One whose collectives can go on beside a device's other work, in streams:
+///
+///   split_beside(c)   all ranks again; each collective begins when the device's work before it is done. Null when it has
+///                     no streams after all
+///   join(c)           the device's work from now on waits for the collectives so far
+template <class C>
+concept has_streams = requires(C& c) {
+  { split_beside(c) } -> std::same_as<std::unique_ptr<C>>;
+  join(c);
 };
 
 namespace detail {

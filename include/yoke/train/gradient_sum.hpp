@@ -112,7 +112,8 @@ class worker {
 
 /// Sums gradient blocks over ranks. A step's backward pass tells it, as a gradient_watch, which gradients it adds to; how
 /// often each is added to is learnt in one step, and from then on a bucket whose gradients are complete is summed while
-/// the backward pass goes on, by a thread and a communicator of its own. Steps are told apart by a signature: whatever
+/// the backward pass goes on, by a communicator of its own: a thread's, or for gradients in a card's memory one that has a
+/// stream of its own (split_beside). Steps are told apart by a signature: whatever
 /// changes how often a parameter is used (such as the number of micro-batches). All ranks sum the same buckets in the
 /// same order, since they run the same program.
 template <class C, parallel::communicator Ranks>
@@ -120,8 +121,8 @@ class gradient_sum final : public gradient_watch {
   using P = parameter_element_t<C>;
 
  public:
-  /// Every rank makes one. `overlap`: false sums all buckets at the end, as devices whose memory the host does not see
-  /// do in any case.
+  /// Every rank makes one. `overlap`: false sums all buckets at the end, as communicators without streams do in any case
+  /// with gradients in a card's memory.
   gradient_sum(C& c, Ranks& ranks, parameter_list const& list, parameter_store<C>& store, bool overlap,
                extent_t bucket_bytes)
       : ranks_{&ranks},
@@ -132,10 +133,16 @@ class gradient_sum final : public gradient_watch {
         missing_(buckets_.size()),
         sent_(buckets_.size()) {
     device_traits const traits = c.traits;
-    if (ranks.size() == 1 || !overlap || traits.separate_memory)
+    if (ranks.size() == 1 || !overlap)
       return;
-    background_.reset(new Ranks(split(ranks, 0)));  // which need not be movable
-    worker_.emplace([this](detail::bucket const& b) { sum(*background_, b); });
+    if (!traits.separate_memory) {
+      background_.reset(new Ranks(split(ranks, 0)));  // which need not be movable
+      worker_.emplace([this](detail::bucket const& b) { sum(*background_, b); });
+    } else if constexpr (parallel::has_streams<Ranks>) {
+      background_ = split_beside(ranks);
+    }
+    if (!background_)
+      return;
     std::size_t at = 0;
     for (auto const& p : list.infos()) {
       while (p.offset >= buckets_[at].end) ++at;
@@ -145,7 +152,7 @@ class gradient_sum final : public gradient_watch {
 
   /// For the tapes of the next step; null when nothing is gained by telling.
   gradient_watch* watch(extent_t signature) {
-    if (!worker_)
+    if (!background_)
       return nullptr;
     std::fill(counts_.begin(), counts_.end(), 0);
     std::fill(sent_.begin(), sent_.end(), false);
@@ -166,8 +173,11 @@ class gradient_sum final : public gradient_watch {
     if (ranks_->size() == 1)
       return;
     auto const& block = store_->gradient_block();
-    if (worker_) {
-      worker_->finish();
+    if (background_) {
+      if (worker_)
+        worker_->finish();
+      else if constexpr (parallel::has_streams<Ranks>)
+        join(*background_);
       expects(expected_.empty() || counts_ == expected_,
               "gradient_sum: a step uses each parameter as often as the step before did; with towers that do "
               "not, "
@@ -183,7 +193,7 @@ class gradient_sum final : public gradient_watch {
       all_reduce(*ranks_, store_->observations());
   }
 
-  /// What the thread's communicator has sent.
+  /// What the communicator of its own has sent.
   parallel::traffic background_traffic() const {
     return background_ ? parallel::traffic{std::as_const(*background_).traffic()} : parallel::traffic{};
   }
@@ -203,7 +213,10 @@ class gradient_sum final : public gradient_watch {
       auto const b = bucket_of_[i];
       if (--missing_[b] == 0) {
         sent_[b] = true;
-        worker_->give(buckets_[b]);
+        if (worker_)
+          worker_->give(buckets_[b]);
+        else
+          sum(*background_, buckets_[b]);
       }
     }
     asked_.clear();

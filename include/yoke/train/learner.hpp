@@ -22,7 +22,8 @@ struct rank_options {
   /// The ranks among which sharded parameters are shared out: mesh.model_axis(); null: nothing is sharded. It outlives the
   /// trainer.
   parallel::any* model_axis = nullptr;
-  bool overlap = true;              // gradients are summed while others are computed
+  bool overlap = true;              // gradients are summed while others are computed; on a card, without a model axis and
+                                    // without graphs
   extent_t bucket_bytes = 8 << 20;  // of gradients that are summed in one go
   std::uint64_t configuration =
       0;  // must be the same on every rank: parallel::configuration_hash of anything
@@ -106,7 +107,7 @@ class learner {
         optimizer_{c, list, options.optimizer, ownership{list, ranks.rank(), ranks.size()},
                    options.ranks.model_axis},
         store_{c, list, ownership{list, ranks.rank(), ranks.size()}},
-        sum_{c, ranks, list, store_, options.ranks.overlap, options.ranks.bucket_bytes} {
+        sum_{c, ranks, list, store_, overlaps(c, options.ranks), options.ranks.bucket_bytes} {
     store_.set_model_axis(options.ranks.model_axis);
     initialize(c, list, options.seed, store_);
     share_values();
@@ -175,6 +176,13 @@ class learner {
   }
 
  private:
+  /// A card's collectives that run at once may wait for each other, and a graph has none.
+  static bool overlaps(C const& c, rank_options const& options) {
+    if constexpr (requires { c.options().graphs; })
+      return options.overlap && options.model_axis == nullptr && !c.options().graphs;
+    else
+      return options.overlap;
+  }
   void share_values() {
     if (ranks_->size() > 1 && parameter_store<C>::has_copy)
       store_.visit_shared([&](auto values) { all_gather_parts(*ranks_, values, store_.owners().begins()); });
