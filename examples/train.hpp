@@ -236,18 +236,24 @@ class run_of_phases : session<Platform, T, Kind> {
     });
   }
 
-  /// The embeddings of all images, from the run's folder or computed.
+  /// The embeddings of all images, from the run's folder or computed, by each rank those of its part.
   void keep(train::kept_embeddings<T>& to, train::sample_numbers const& numbers, auto const& compute) {
     auto const file = settings_.out + "/image_embeddings.safetensors";
-    if (within_ && io::detail::exists(file))
+    auto& ranks = platform_.launched();
+    double missing = within_ && io::detail::exists(file) ? 0 : 1;
+    all_reduce(ranks.on_host(), view<double, 1>{&missing, {{1}}}, parallel::reduction::maximum);
+    if (missing == 0)
       return to.load(file);
     auto const begin = speedometer::clock::now();
     auto options = this->loader_options(phase::text);
     options.batch = evaluation_batch;
-    options.rank = 0;  // every rank keeps all: which of them its batches will want is not known
-    options.ranks = 1;
+    options.rank = ranks.rank();
+    options.ranks = ranks.size();
+    options.split = data::split::by_samples;
     auto const images = data_->images(numbers, std::move(options));
     compute(*images);
+    ranks.wait_for_all();
+    to.unite(ranks.on_host());
     if (!this->speaks())
       return;
     to.save(file);

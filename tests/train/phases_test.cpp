@@ -3,6 +3,7 @@
 #include <yoke/cpu/context.hpp>
 #include <yoke/data/image_shards.hpp>
 #include <yoke/data/loader.hpp>
+#include <yoke/parallel/threads.hpp>
 #include <yoke/train/basic_model.hpp>
 #include <yoke/train/kept_embeddings.hpp>
 #include <yoke/train/sources.hpp>
@@ -213,6 +214,33 @@ TEST_CASE("embeddings are kept, read back, and refused where they are another to
       device, tower, frozen, images,
       [](data::batch const& b) { return contrastive::pixel_batch{.pixels = b.images()}; }, kept);
   CHECK(std::count(kept.present().begin(), kept.present().end(), 1) == 48);
+
+  // Three ranks embed parts, two of them smaller, and have all.
+  std::vector<train::kept_embeddings<float>> parts(3, again);
+  for (int rank = 0; rank < 3; ++rank) {
+    data::loader some{train::numbered<data::shards>{shards, std::make_shared<rules const>(rules{numbers})},
+                      {},
+                      {.batch = 7,
+                       .image_size = 32,
+                       .training = false,
+                       .want = {.captions = false, .labels = true},
+                       .rank = rank,
+                       .ranks = 3,
+                       .split = data::split::by_samples}};
+    train::keep_embeddings(
+        device, tower, frozen, some,
+        [](data::batch const& b) { return contrastive::pixel_batch{.pixels = b.images()}; },
+        parts[static_cast<std::size_t>(rank)]);
+  }
+  CHECK(std::count(parts[2].present().begin(), parts[2].present().end(), 1) == 14);
+  parallel::threads_group{3}.run(
+      [&](parallel::threads& ranks) { parts[static_cast<std::size_t>(ranks.rank())].unite(ranks); });
+  for (auto const& part : parts) {
+    CHECK(part.present() == kept.present());
+    for (extent_t i = 0; i < kept.rows().size(); ++i)
+      if (!(std::abs(part.rows().data[i] - kept.rows().data[i]) < 1e-4f))
+        FAIL("number " << i);
+  }
 
   // A shuffled loader without images finds for each caption the row of its image.
   data::loader pairs{

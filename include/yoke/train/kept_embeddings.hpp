@@ -6,6 +6,7 @@
 #include <yoke/data/batch.hpp>
 #include <yoke/io/safetensors.hpp>
 #include <yoke/io/safetensors_writer.hpp>
+#include <yoke/parallel/communicator.hpp>
 #include <yoke/train/checkpoint.hpp>
 
 #include <algorithm>
@@ -62,6 +63,19 @@ class kept_embeddings {
     present_[i] = 1;
   }
 
+  /// Where several ranks have set rows, each its own, all of them on every rank.
+  template <parallel::communicator Ranks>
+  void unite(Ranks& ranks) {
+    if (ranks.size() == 1)
+      return;
+    std::vector<float> times(present_.begin(), present_.end());
+    sum_over(ranks, times);
+    expects(std::none_of(times.begin(), times.end(), [](float n) { return n > 1; }),
+            "kept_embeddings: a row is set by one rank");
+    std::copy(times.begin(), times.end(), present_.begin());
+    sum_over(ranks, rows_);  // those that are not set are 0
+  }
+
   /// The rows of a batch, one after the other in `to`, whose storage is reused.
   contrastive::value_batch<E, 2> batch(std::span<std::int32_t const> numbers, std::vector<E>& to) const {
     auto const n = static_cast<std::size_t>(width_);
@@ -101,6 +115,14 @@ class kept_embeddings {
   }
 
  private:
+  template <class Ranks, class V>
+  static void sum_over(Ranks& ranks, std::vector<V>& values) {
+    constexpr std::size_t most = 1 << 22;  // communicators keep copies
+    for (std::size_t at = 0; at < values.size(); at += most)
+      all_reduce(ranks, view<V, 1>{values.data() + at,
+                                   {{static_cast<extent_t>(std::min(most, values.size() - at))}}});
+  }
+
   extent_t width_;
   std::uint64_t digest_, tower_;
   std::vector<E> rows_;
