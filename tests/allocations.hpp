@@ -21,6 +21,10 @@ void count(void const* asker) {
 
 }  // namespace
 
+[[gnu::noinline]] void* operator new(std::size_t bytes, std::nothrow_t const&) noexcept {
+  count(__builtin_return_address(0));
+  return std::malloc(bytes == 0 ? 1 : bytes);
+}
 [[gnu::noinline]] void* operator new(std::size_t bytes) {
   count(__builtin_return_address(0));
   if (auto* const p = std::malloc(bytes == 0 ? 1 : bytes))
@@ -35,6 +39,9 @@ void count(void const* asker) {
   throw std::bad_alloc();
 }
 [[gnu::noinline]] void operator delete(void* p) noexcept {
+  std::free(p);
+}
+[[gnu::noinline]] void operator delete(void* p, std::nothrow_t const&) noexcept {
   std::free(p);
 }
 [[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept {
