@@ -113,9 +113,9 @@ class worker {
 /// Sums gradient blocks over ranks. A step's backward pass tells it, as a gradient_watch, which gradients it adds to; how
 /// often each is added to is learnt in one step, and from then on a bucket whose gradients are complete is summed while
 /// the backward pass goes on, by a communicator of its own: a thread's, or for gradients in a card's memory one that has a
-/// stream of its own (split_beside). Steps are told apart by a signature: whatever
-/// changes how often a parameter is used (such as the number of micro-batches). All ranks sum the same buckets in the
-/// same order, since they run the same program.
+/// stream of its own (split_beside). Steps are told apart by a signature: whatever changes how often a parameter is used
+/// (such as the number of micro-batches). All ranks sum the same buckets in the same order, since they run the same
+/// program.
 template <class C, parallel::communicator Ranks>
 class gradient_sum final : public gradient_watch {
   using P = parameter_element_t<C>;
@@ -180,8 +180,7 @@ class gradient_sum final : public gradient_watch {
         join(*background_);
       expects(expected_.empty() || counts_ == expected_,
               "gradient_sum: a step uses each parameter as often as the step before did; with towers that do "
-              "not, "
-              "turn overlap off");
+              "not, turn overlap off");
       expected_ = counts_;
     }
     for (std::size_t b = 0; b < buckets_.size(); ++b)
