@@ -6,7 +6,7 @@
 #include <CLI/CLI.hpp>
 
 int main(int count, char** arguments) {
-  tools::wait_passively(arguments);
+  tools::settle_threads(arguments);
   batch_size_tool::settings s;
   CLI::App app{
       "Trains one small model at several contrastive batch sizes on the same samples, equally often, and "

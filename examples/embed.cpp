@@ -72,7 +72,7 @@ eval::embeddings embed_shards(tools::embedder& model, std::string const& pattern
 }  // namespace
 
 int main(int count, char** arguments) {
-  tools::wait_passively(arguments);
+  tools::settle_threads(arguments);
   CLI::App app{
       "Embeds images or texts with a trained model: rows of unit length, the tensor \"embeddings\" of a\n"
       "safetensors file. The dot product of an image's and a text's row is their similarity.\n"

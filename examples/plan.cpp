@@ -34,13 +34,15 @@ struct settings {
 parallel::mesh_shape mesh_of(std::string const& text) {
   parallel::mesh_shape m;
   char rest = 0;
-  if (std::sscanf(text.c_str(), "%dx%d%c", &m.data, &m.model, &rest) != 2 || m.data < 1 || m.model < 1)
-    throw io::error("--mesh", text, "is DATAxMODEL, two positive numbers such as 8x1");
+  constexpr int most = 1 << 15;
+  if (std::sscanf(text.c_str(), "%dx%d%c", &m.data, &m.model, &rest) != 2 || std::min(m.data, m.model) < 1 ||
+      std::max(m.data, m.model) > most)
+    throw io::error("--mesh", text, "is DATAxMODEL, two numbers of 1 to 32768 such as 8x1");
   return m;
 }
 
-/// 0 for an empty text.
-std::size_t bytes_of(std::string const& text) {
+/// What an option says; 0 for an empty text.
+std::size_t bytes_of(char const* option, std::string const& text) {
   if (text.empty())
     return 0;
   double number = 0;
@@ -52,7 +54,7 @@ std::size_t bytes_of(std::string const& text) {
                         : u == "GB"              ? 1e9
                                                  : 0;
   if (read != 2 || !(number > 0) || factor == 0)
-    throw io::error("--memory", text, "is a positive number and GiB, MiB or GB, such as 23GiB");
+    throw io::error(option, text, "is a positive number and GiB, MiB or GB, such as 23GiB");
   return static_cast<std::size_t>(number * factor);
 }
 
@@ -100,7 +102,7 @@ std::optional<rematerialize> policy_of(settings const& s) {
 template <element T, class Model>
 void plan(settings const& s, parallel::mesh_shape across, Model const& model, parameter_list const& list,
           towers::image_extent side, extent_t longest_caption) {
-  auto const budget = bytes_of(s.memory);
+  auto const budget = bytes_of("--memory", s.memory);
   auto step = step_of(s, across, side, longest_caption);
   auto policy = policy_of(s);
 
@@ -168,26 +170,31 @@ void with_model(settings const& s, int model_ranks, F const& f) {
 /// A table: numbers of devices, each with each memory.
 template <element T>
 void plan_clusters(settings const& s) {
+  std::vector<std::size_t> budgets;
+  for (auto const& memory : s.memories) budgets.push_back(bytes_of("--device-memory", memory));
   std::printf(
       "%s, %s%s, %s, a batch of %lld pairs of %s\n%s%s", s.model.c_str(), s.precision.c_str(),
       s.compact ? ", compact" : "", s.optimizer.c_str(), static_cast<long long>(s.batch),
       s.caption_length > 0 ? (std::to_string(s.caption_length) + " tokens").c_str() : "full-length captions",
       train::assumptions(s.cluster).c_str(), train::cluster_header().c_str());
   for (auto const n : s.devices)
-    for (auto const& memory : s.memories) {
-      auto const fit = [&](parallel::mesh_shape mesh, extent_t) {
+    for (std::size_t i = 0; i < budgets.size(); ++i) {
+      auto const fit = [&](parallel::mesh_shape mesh, extent_t local) {
         std::optional<train::fitted_step> found;
-        with_model(s, mesh.model, [&](auto const& model, auto const& list, auto side, extent_t longest) {
-          try {
-            found = train::fit_step<T>(model, list, step_of(s, mesh, side, longest), bytes_of(memory),
-                                       policy_of(s));
-          } catch (train::budget_too_small const&) {  // then another mesh
-          }
-        });
+        if (s.micro_batch > 0 && local % s.micro_batch != 0)
+          return found;
+        try {
+          with_model(s, mesh.model, [&](auto const& model, auto const& list, auto side, extent_t longest) {
+            found =
+                train::fit_step<T>(model, list, step_of(s, mesh, side, longest), budgets[i], policy_of(s));
+          });
+        } catch (train::budget_too_small const&) {  // then another mesh
+        } catch (precondition_error const&) {       // nor do so many ranks share this model: its heads, say
+        }
         return found;
       };
       auto const best = train::best_mesh(n, s.batch, s.most_model, s.cluster, fit);
-      std::printf("%s", train::cluster_line(n, memory, best).c_str());
+      std::printf("%s", train::cluster_line(n, s.memories[i], best).c_str());
       std::fflush(stdout);
     }
 }
@@ -232,18 +239,22 @@ int main(int count, char** arguments) {
       ->capture_default_str();
   app.add_option("--precision", s.precision)->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
   app.add_flag("--compact", s.compact, "Master values and gradients of matrices in the towers' precision");
-  app.add_option("--mesh", s.mesh, "Devices along the data axis x along the model axis")
-      ->capture_default_str();
+  auto* const mesh = app.add_option("--mesh", s.mesh, "Devices along the data axis x along the model axis")
+                         ->capture_default_str();
   app.add_option("--model-parallel", s.model_parallel, "How the devices of the model axis share the towers")
       ->check(CLI::IsMember({"tensor", "gathered"}))
       ->capture_default_str();
-  app.add_option("--memory", s.memory, "Budget of one device, such as 23GiB");
+  auto* const memory = app.add_option("--memory", s.memory, "Budget of one device, such as 23GiB");
+  auto* const json =
+      app.add_option("--json", s.json, "File for the figures; - for standard output, instead of the table");
+  auto* const svg = app.add_option("--svg", s.svg, "File for a picture of the memory over the step");
   auto* const clusters = app.add_option_group("A table for many devices");
   clusters
       ->add_option("--devices", s.devices,
                    "Numbers of devices, such as 8,64,512,2048: the best mesh for each")
       ->delimiter(',')
-      ->check(positive);
+      ->check(positive)
+      ->excludes(mesh, memory, json, svg);
   clusters->add_option("--device-memory", s.memories, "Budgets of one device")
       ->delimiter(',')
       ->capture_default_str();
@@ -271,8 +282,6 @@ int main(int count, char** arguments) {
   clusters->add_option("--share-of-peak", s.cluster.share_of_peak, "That a step reaches")
       ->check(CLI::Range(0.01, 1.0))
       ->capture_default_str();
-  app.add_option("--json", s.json, "File for the figures; - for standard output, instead of the table");
-  app.add_option("--svg", s.svg, "File for a picture of the memory over the step");
   CLI11_PARSE(app, count, arguments);
   return tools::run("yoke-plan", [&] {
     if (s.precision == "bf16")

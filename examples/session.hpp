@@ -13,6 +13,7 @@
 #include "train_data.hpp"
 #include <chrono>
 #include <csignal>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <sys/stat.h>
@@ -105,6 +106,14 @@ class session {
     metrics_.emplace(settings_.resume.empty()
                          ? train::metrics_writer::create(file)
                          : train::metrics_writer::resume(file, course_of(first_).before + start_step_));
+    for (auto const& r : train::read_metrics(file))
+      if (!r.find("loss"))
+        last_evaluation_ = r.step;
+  }
+  /// What an evaluation has found. A run that goes on from there has written it already.
+  void write_evaluation(train::metric_record const& found) {
+    if (std::exchange(last_evaluation_, found.step) != found.step)
+      metrics_->write(found);
   }
 
   /// Where a phase is among the steps of the run.
@@ -119,8 +128,13 @@ class session {
 
   typename Kind::description describe() const {
     for (auto const& checkpoint : {settings_.resume, settings_.init})
-      if (!checkpoint.empty())
-        return Kind::read(io::committed_folder(checkpoint) + "/" + Kind::file);
+      if (!checkpoint.empty()) {
+        auto found = Kind::read(io::committed_folder(checkpoint) + "/" + Kind::file);
+        if (settings_.loss == "sigmoid" && !found.model.logits.bias)
+          throw io::error("--loss", "sigmoid",
+                          "wants a model with a bias of logits, which that of " + checkpoint + " has not");
+        return found;
+      }
     auto fresh = Kind::named(settings_.model);
     if (settings_.loss == "sigmoid")
       fresh.model.logits = contrastive::siglip_logits;
@@ -137,6 +151,13 @@ class session {
                       "an epoch of " + std::to_string(samples) + " samples has no batch of " +
                           std::to_string(settings_.batch));
     return steps;
+  }
+  /// The checkpoint that a phase's text tower begins with, empty for none: that of the phase before, or where this had
+  /// none, --init.
+  std::string texts_from() const {
+    if (earlier_.has_texts)
+      return earlier_.path;
+    return !settings_.init.empty() && holds_texts(settings_.init) ? settings_.init : "";
   }
   static bool holds_texts(std::string const& checkpoint) {
     auto const run = train::read_run(checkpoint);
@@ -197,14 +218,17 @@ class session {
             .rank = platform_.launched().rank(),
             .device = context_type::traits};
   }
-  /// The micro-batch that was asked for or fits, and its plan; a refusal when none does.
+  /// The micro-batch that was asked for or fits on every rank, and its plan; a refusal when none does.
   template <class Plan>
   std::pair<extent_t, train::step_plan> fit(Plan const& plan) const {
     auto const given = bytes_of(settings_.memory);
     auto const memory = given > 0 ? given : platform_.memory();
     auto micro = settings_.micro_batch;
-    if (micro == 0)
-      micro = train::fitting_micro_batch(local_batch(), memory, plan);
+    if (micro == 0) {
+      auto most = -static_cast<double>(train::fitting_micro_batch(local_batch(), memory, plan));
+      all_reduce(platform_.launched().on_host(), view<double, 1>{&most, {{1}}}, parallel::reduction::maximum);
+      micro = static_cast<extent_t>(-most);
+    }
     auto const chosen = plan(micro);
     if (given > 0 && chosen.total() > given)
       throw train::budget_too_small("a step in micro-batches of " + std::to_string(micro) + " takes " +
@@ -261,12 +285,13 @@ class session {
     return within_ = true;
   }
 
-  /// Phases before `both` go through the data in orders of their own.
+  /// Phases before `both` go through the data in orders of their own. Steps are counted, not the ends of epochs: the
+  /// ranks' shards may not be of one size, and samples may be bad.
   data::loader_options loader_options(phase p) {
     return {.batch = local_batch(),
             .image_size = image_shape()[0],
             .seed = p == phase::both ? settings_.seed : mix(settings_.seed, hash(name_of(p))),
-            .epochs = settings_.epochs_of(p),
+            .epochs = std::numeric_limits<std::uint64_t>::max(),
             .start = within_ ? start_ : data::position{},
             .augment = {.crop = settings_.crop < 1, .smallest_area = settings_.crop, .flip = settings_.flip},
             .workers = settings_.workers,
@@ -284,8 +309,18 @@ class session {
                   More const& more = {}) {
     within_ = false;
     auto const here = course_of(p);
-    auto batches = platform_.feed(trainer.context(), loader);
+    auto const ends_epoch = [&](std::int64_t n) { return n % here.epoch == 0 || n == here.steps; };
     speedometer speed;
+    auto const evaluate_epoch = [&] {
+      if (evaluates())
+        evaluate();
+      platform_.launched().wait_for_all();
+      std::fflush(stdout);
+      speed.restart();
+    };
+    if (auto const done = trainer.state().step; done > 0 && ends_epoch(done))
+      evaluate_epoch();  // which may be what the run was stopped in, and is what the report shows
+    auto batches = platform_.feed(trainer.context(), loader);
     while (trainer.state().step < here.steps && batches.next()) {
       train::step_report const report = step(batches);
       auto const of_phase = report.step + 1, done = here.before + of_phase;
@@ -306,22 +341,17 @@ class session {
         speed.restart();
       }
       auto const stop = told_to_stop() || done == settings_.stop_after;
-      auto const epoch_ends = of_phase % here.epoch == 0 || of_phase == here.steps;
+      auto const epoch_ends = ends_epoch(of_phase);
       if (stop || of_phase == here.steps ||
           (settings_.save_every > 0 ? done % settings_.save_every == 0 : epoch_ends))
         save(p, trainer, batches.after(), more);
+      if (epoch_ends)
+        evaluate_epoch();
       if (stop) {
         if (speaks())
           std::printf("stopped at step %lld; --resume %s/checkpoint goes on\n", static_cast<long long>(done),
                       settings_.out.c_str());
         return false;
-      }
-      if (epoch_ends) {
-        if (evaluates())
-          evaluate();
-        platform_.launched().wait_for_all();
-        std::fflush(stdout);
-        speed.restart();
       }
     }
     skipped_samples_ += loader.skipped();
@@ -375,16 +405,15 @@ class session {
     if (last_->captions > 0)
       std::printf(
           "retrieval among %lld held-out captions: the right image is first for %.1f %%, in the first five "
-          "for "
-          "%.1f %% (chance %.1f %%)\n",
+          "for %.1f %% (chance %.1f %%)\n",
           static_cast<long long>(last_->captions), 100 * last_->recall_1, 100 * last_->recall_5,
           100.0 / static_cast<double>(last_->captions));
-    metrics_->write({course_of(p).before + step,
-                     {{"phase", phase_number(p)},
-                      {"zero_shot_top1", last_->zero_shot.top1},
-                      {"zero_shot_top5", last_->zero_shot.top5},
-                      {"retrieval_recall_1", last_->recall_1},
-                      {"retrieval_recall_5", last_->recall_5}}});
+    write_evaluation({course_of(p).before + step,
+                      {{"phase", phase_number(p)},
+                       {"zero_shot_top1", last_->zero_shot.top1},
+                       {"zero_shot_top5", last_->zero_shot.top5},
+                       {"retrieval_recall_1", last_->recall_1},
+                       {"retrieval_recall_5", last_->recall_5}}});
   }
 
   void report() {
@@ -450,6 +479,7 @@ class session {
   data::position start_{};
   beginning earlier_{};
   std::optional<train::metrics_writer> metrics_;
+  std::int64_t last_evaluation_ = -1;  // the step of the last that is in metrics.jsonl
   std::uint64_t skipped_samples_ = 0;
   std::int64_t skipped_steps_ = 0;
   std::optional<outcome> last_;

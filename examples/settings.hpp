@@ -157,13 +157,17 @@ inline std::pair<std::int64_t, std::int64_t> mix_of(settings const& s) {
 inline parallel::mesh_shape mesh_of(settings const& s, int ranks) {
   parallel::mesh_shape m{ranks, 1};
   char rest = 0;
-  if (!s.mesh.empty() &&
-      (std::sscanf(s.mesh.c_str(), "%dx%d%c", &m.data, &m.model, &rest) != 2 || m.data < 1 || m.model < 1))
-    throw io::error("--mesh", s.mesh, "is DATAxMODEL, two positive numbers such as 4x2");
+  constexpr int most = 1 << 15;
+  if (!s.mesh.empty() && (std::sscanf(s.mesh.c_str(), "%dx%d%c", &m.data, &m.model, &rest) != 2 ||
+                          std::min(m.data, m.model) < 1 || std::max(m.data, m.model) > most))
+    throw io::error("--mesh", s.mesh, "is DATAxMODEL, two numbers of 1 to 32768 such as 4x2");
   if (m.ranks() != ranks)
     throw io::error(
         "--mesh", s.mesh,
         "is of " + std::to_string(m.ranks()) + " ranks, and " + std::to_string(ranks) + " were started");
+  if (m.model == 1 && s.mesh.empty() && s.model_parallel != "none")
+    throw io::error("--model-parallel", s.model_parallel,
+                    "is for a mesh with ranks along its model axis: --mesh says how many");
   if (m.model > 1 && s.model_parallel == "none")
     throw io::error("--mesh", s.mesh,
                     "has " + std::to_string(m.model) +
@@ -217,6 +221,15 @@ inline void check(settings const& s) {
     throw io::error(
         "--phases", s.phases,
         "phase text wants a trained image tower: run phase image before it, or give a checkpoint by --init");
+  if (s.train_data == "scenes" && !(s.val_data.empty() && s.labelled_data.empty()))
+    throw io::error("--train-data", "scenes", "has held-out images of its own, and no shards beside it");
+  if (s.label_smoothing > 0 && !s.runs(phase::image))
+    throw io::error("--label-smoothing", "",
+                    "is of phase image, which --phases " + s.phases + " does not run");
+  if (s.augmented_text && !s.runs(phase::text))
+    throw io::error("--augmented-text", "", "is of phase text, which --phases " + s.phases + " does not run");
+  if (s.device == "cpu" && (s.cuda_graphs || s.tf32))
+    throw io::error(s.tf32 ? "--tf32" : "--cuda-graphs", "", "is for a card, and --device is cpu");
 }
 
 /// What must be the same for a resumed run to be the run that stopped.
@@ -231,6 +244,7 @@ inline io::json identity(settings const& s) {
   j["flip"] = s.flip;
   j["crop"] = s.crop;
   j["model"] = s.model;
+  j["init"] = s.init;
   j["precision"] = s.precision;
   j["batch_size"] = s.batch;
   j["phases"] = s.phases;
@@ -276,6 +290,7 @@ inline void adopt(settings& s, io::json const& saved, std::string const& file) {
   s.flip = f.required<double>("flip");
   s.crop = f.required<double>("crop");
   s.model = f.required<std::string>("model");
+  s.init = f.optional<std::string>("init", s.init);
   s.precision = f.required<std::string>("precision");
   s.batch = f.required<extent_t>("batch_size");
   s.phases = f.required<std::string>("phases");

@@ -46,26 +46,26 @@ inline void print(eval::zero_shot_result const& r, std::vector<std::string> cons
   }
 }
 
-/// Of several ranks on this machine each takes its part of the cores, unless it was told how many threads it has. Before
-/// wait_passively, which lets the setting take effect.
-inline void share_cores() {
+/// How this process uses the cores that it may: several ranks of one machine share them out, and threads that wait for each
+/// other give theirs away instead of spinning, which on a machine that others use as well, and that is most of them, is
+/// several times faster. What the user has set stays. libgomp reads its settings when it is loaded, so the program starts
+/// anew.
+inline void settle_threads(char** arguments) {
+  auto changed = false;
+  auto const set = [&](char const* variable, std::string const& value) {
+    changed = ::setenv(variable, value.c_str(), 1) == 0 || changed;
+  };
   for (auto const* const variable : {"LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"})
     if (auto const* const text = ::getenv(variable);
         text != nullptr && ::getenv("OMP_NUM_THREADS") == nullptr) {
       cpu_set_t mine;
       auto const cores = ::sched_getaffinity(0, sizeof mine, &mine) == 0 ? CPU_COUNT(&mine) : 1;
-      ::setenv("OMP_NUM_THREADS", std::to_string(std::max(1, cores / std::max(1, std::atoi(text)))).c_str(),
-               1);
+      set("OMP_NUM_THREADS", std::to_string(std::max(1, cores / std::max(1, std::atoi(text)))));
     }
-}
-
-/// Threads that wait for each other give their cores away instead of spinning: on a machine that others use as well, and
-/// that is most of them, several times faster. libgomp reads the setting when it is loaded, so the program starts anew.
-inline void wait_passively(char** arguments) {
-  if (::getenv("OMP_WAIT_POLICY") != nullptr || ::getenv("GOMP_SPINCOUNT") != nullptr)
-    return;
-  ::setenv("OMP_WAIT_POLICY", "passive", 1);
-  ::execv("/proc/self/exe", arguments);  // returns only when it fails, and then nothing is lost
+  if (::getenv("OMP_WAIT_POLICY") == nullptr && ::getenv("GOMP_SPINCOUNT") == nullptr)
+    set("OMP_WAIT_POLICY", "passive");
+  if (changed)
+    ::execv("/proc/self/exe", arguments);  // returns only when it fails, and then nothing is lost
 }
 
 /// Runs a tool: what goes wrong is one line on standard error and exit status 1.

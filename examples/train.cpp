@@ -41,10 +41,12 @@ void add_options(CLI::App& app, train_tool::settings& s) {
   data->add_option("--classnames", s.classnames,
                    "File with the name of class 0, 1, … a line, for --val-data, phase image and --mix");
   data->add_option("--templates", s.templates, "File with a sentence a line, {} where the class's name goes");
-  data->add_option("--train-num-samples", s.train_samples, "Samples of an epoch; 0 counts them in the shards")
+  data->add_option(
+          "--train-num-samples", s.train_samples,
+          "Samples of an epoch, which may go through the data more than once; 0 counts them in the shards")
       ->capture_default_str();
-  data->add_option("--tokenizer", s.tokenizer,
-                   "SentencePiece model; without it one is trained on the captions");
+  auto* const tokenizer = data->add_option("--tokenizer", s.tokenizer,
+                                           "SentencePiece model; without it one is trained on the captions");
   data->add_option("--vocabulary", s.vocabulary, "Most tokens of a trained tokenizer")
       ->check(*positive)
       ->capture_default_str();
@@ -60,15 +62,17 @@ void add_options(CLI::App& app, train_tool::settings& s) {
       ->capture_default_str();
 
   auto* const model = app.add_option_group("Model");
+  auto* const named = model->add_option(
+      "--model", s.model,
+      "ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14, small, tiny, scenes; basic_s, basic_m, basic_l, "
+      "basic_cifar, basic_tiny; or the path of an OpenCLIP model configuration or of a basic_config.json");
+  named->capture_default_str();
   model
       ->add_option(
-          "--model", s.model,
-          "ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14, small, tiny, scenes; basic_s, basic_m, basic_l, "
-          "basic_cifar, basic_tiny; or the path of an OpenCLIP model configuration or of a basic_config.json")
-      ->capture_default_str();
-  model->add_option(
-      "--init", s.init,
-      "Checkpoint whose towers the first phase begins with, and whose tokenizer and model it takes");
+          "--init", s.init,
+          "Checkpoint whose towers the first phases begin with, and whose tokenizer and model they take")
+      ->excludes(named)
+      ->excludes(tokenizer);
   model
       ->add_option("--precision", s.precision,
                    "Of the towers; parameters, statistics and the loss are always fp32")
@@ -87,6 +91,7 @@ void add_options(CLI::App& app, train_tool::settings& s) {
       ->add_option("--micro-batch", s.micro_batch,
                    "Pairs in the towers at a time, a divisor of the batch; less memory, "
                    "the same gradients, a third more work; 0 takes what fits")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   training
       ->add_option("--memory", s.memory,
@@ -182,9 +187,10 @@ void add_options(CLI::App& app, train_tool::settings& s) {
   auto* const output = app.add_option_group("Output");
   output->add_option("--out", s.out, "Folder for checkpoint, metrics.jsonl and report.html")
       ->capture_default_str();
-  output->add_option("--resume", s.resume,
-                     "Checkpoint to go on from, with the options that it was trained with; latest: the one in --out, "
-                     "if there is one, else from the beginning");
+  output->add_option(
+      "--resume", s.resume,
+      "Checkpoint to go on from, with the options that it was trained with; latest: the one in --out, "
+      "if there is one, else from the beginning");
   output->add_option("--save-every", s.save_every, "Steps between checkpoints; 0: after each epoch")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
@@ -202,7 +208,8 @@ void run(train_tool::settings s) {
   std::signal(SIGINT, [](int) { interrupted = 1; });
   std::signal(SIGTERM, [](int) { interrupted = 1; });
   s = prepared(std::move(s));
-  auto const ranks = meet(hash(identity(s).dump()), s.timeout);
+  auto const beginning = s.resume.empty() ? "" : train::read_run(s.resume).dump();
+  auto const ranks = meet(hash(identity(s).dump() + beginning), s.timeout);
   mesh_of(s, ranks->size());
   if (s.device == "cpu")
     train_on(on_cpu{*ranks}, s);
@@ -213,8 +220,7 @@ void run(train_tool::settings s) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  tools::share_cores();
-  tools::wait_passively(arguments);
+  tools::settle_threads(arguments);
   CLI::App app;
   train_tool::settings settings;
   add_options(app, settings);

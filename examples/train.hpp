@@ -106,8 +106,9 @@ class run_of_phases : session<Platform, T, Kind> {
       if (!right || !this->speaks())
         return;
       std::printf("classification of held-out images: top-1 %.1f %%\n", 100 * *right);
-      metrics_->write({this->course_of(phase::image).before + trainer.state().step,
-                       {{"phase", this->phase_number(phase::image)}, {"classification_top1", *right}}});
+      this->write_evaluation(
+          {this->course_of(phase::image).before + trainer.state().step,
+           {{"phase", this->phase_number(phase::image)}, {"classification_top1", *right}}});
     };
     return this->take_steps(phase::image, trainer, *from, step, evaluate);
   }
@@ -143,9 +144,7 @@ class run_of_phases : session<Platform, T, Kind> {
       frozen.refresh(device);
     } else {
       train::load_parameters(earlier_.path, device, frozen_list, frozen, "image.");
-      if (earlier_.has_texts)
-        for (auto const* const part : {"text.", "logit_"})
-          train::load_parameters(earlier_.path, device, list, trainer.store(), part);
+      load_texts(device, list, trainer);
     }
 
     tools::embedder_of<context_type, std::remove_const_t<decltype(tower)>, decltype(frozen),
@@ -203,9 +202,10 @@ class run_of_phases : session<Platform, T, Kind> {
     train::trainer trainer{device, mesh.data(), model, list,
                            this->trainer_options(phase::both, micro, mesh.model_axis())};
     this->announce(phase::both, list, micro, plan);
-    if (!this->resume(trainer) && !earlier_.path.empty())
-      train::load_parameters(earlier_.path, device, list, trainer.store(),
-                             earlier_.has_texts ? "" : "image.");
+    if (!this->resume(trainer) && !earlier_.path.empty()) {
+      train::load_parameters(earlier_.path, device, list, trainer.store(), "image.");
+      load_texts(device, list, trainer);
+    }
     auto const from = data_->pairs(*tokenizer_, this->loader_options(phase::both));
     auto const step = [&](auto const& batches) {
       auto images = batches.images();
@@ -219,6 +219,13 @@ class run_of_phases : session<Platform, T, Kind> {
                 this->image_shape()[0], model.embedding, evaluation_batch}};
     return this->take_steps(phase::both, trainer, *from, step,
                             [&] { this->evaluate_pairs(phase::both, towers, trainer.state().step); });
+  }
+
+  /// The text tower that a phase begins with, and the logits' scale and bias, if there are any.
+  void load_texts(context_type& device, parameter_list const& list, auto& trainer) {
+    if (auto const from = this->texts_from(); !from.empty())
+      for (auto const* const part : {"text.", "logit_"})
+        train::load_parameters(from, device, list, trainer.store(), part);
   }
 
   /// The class that each image's largest logit names.
@@ -291,6 +298,11 @@ inline settings prepared(settings s) {
     io::json_fields fields{run, file, "run"};
     fields.object("options");
     adopt(s, *run.find("options"), file);
+  } else if (!s.init.empty()) {
+    auto const run = train::read_run(s.init);
+    if (auto const* const options = run.find("options"))
+      s.model = io::json_fields{*options, s.init + "/state.json", "run.options"}.optional<std::string>(
+          "model", s.model);
   }
   check(s);
   return s;

@@ -6,7 +6,7 @@
 #include <CLI/CLI.hpp>
 
 int main(int count, char** arguments) {
-  tools::wait_passively(arguments);
+  tools::settle_threads(arguments);
   using namespace yoke;
   CLI::App app{
       "Zero-shot classification: each image goes to the class whose name, put into sentences, is nearest.\n"

@@ -229,6 +229,8 @@ TEST_CASE("what the sigmoid loss refuses", "[sigmoid_loss]") {
   };
   CHECK(said(5, -10) == "sigmoid_loss: the ranks disagree about rows: 4 to 5");
   CHECK(said(4, -9.5f) == "sigmoid_loss: the ranks disagree about bias: -10 to -9.500000");
+  CHECK(said(4, std::numeric_limits<float>::quiet_NaN()) ==
+        "sigmoid_loss: the ranks disagree about bias: it is NaN on some alone");
 }
 
 TEST_CASE("memory of the sigmoid loss grows with the batch, and a dry run foretells it", "[sigmoid_loss]") {

@@ -92,7 +92,7 @@ TEST_CASE("a rank with another batch ends the step on every rank, before a tower
   made_up::data const d;
   // A rank whose neighbours found it out and left first says what they said.
   auto const all_say = [&](int columns, extent_t odd_batch, contrastive::loss_options const& odd_loss,
-                           std::string const& sentence) {
+                           std::string const& sentence, extent_t odd_micro = 2) {
     std::vector<std::string> what(4);
     CHECK_THROWS_AS(parallel::threads_group{4}.run([&](parallel::threads& all) {
       auto const me = static_cast<std::size_t>(all.rank());
@@ -102,9 +102,11 @@ TEST_CASE("a rank with another batch ends the step on every rank, before a tower
       cpu::context<double> c{mebibytes(8), mebibytes(1)};
       parameter_store<cpu::context<double>> store{c, list};
       try {
-        contrastive::contrastive_step(
-            c, ranks, model, store, d.images(0, odd ? odd_batch : 4), d.captions(0, odd ? odd_batch : 4),
-            {.loss = odd ? odd_loss : small_tiles(), .model_axis = columns > 1 ? &axis : nullptr});
+        contrastive::contrastive_step(c, ranks, model, store, d.images(0, odd ? odd_batch : 4),
+                                      d.captions(0, odd ? odd_batch : 4),
+                                      {.micro_batch = odd ? odd_micro : 2,
+                                       .loss = odd ? odd_loss : small_tiles(),
+                                       .model_axis = columns > 1 ? &axis : nullptr});
       } catch (parallel::error const& e) {
         what[me] = e.what();
         expects(c.memory.peak() == 0, "nothing was computed");
@@ -116,6 +118,7 @@ TEST_CASE("a rank with another batch ends the step on every rank, before a tower
   };
   all_say(1, 3, small_tiles(), "contrastive_step: the ranks disagree about the batch: 3 to 4");
   all_say(2, 0, small_tiles(), "contrastive_step: the ranks disagree about the batch: 0 to 4");
+  all_say(2, 4, small_tiles(), "contrastive_step: the ranks disagree about the micro-batch: 2 to 4", 4);
   all_say(1, 4, small_sigmoid_tiles, "contrastive_step: the ranks disagree about the loss: 0 to 1");
 }
 

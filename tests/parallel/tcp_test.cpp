@@ -251,7 +251,14 @@ TEST_CASE("tcp: ranks that disagree all hear it", "[parallel][tcp][ranks]") {
       auto const next = (c.rank() + 1) % 3;
       exchange(c, next, flat(a), c.rank() == 2 ? next : (c.rank() + 2) % 3, flat(b));
     });
-    expected = "ranks disagree: rank 2 waits for rank 0, which sends to rank 1";
+    expected = "ranks disagree: rank 1 sends to rank 2, which waits for rank 0";
+  }
+  SECTION("about an exchange, before the third of them is there") {
+    on_three([&](tcp& c, floats& a, floats& b, doubles&) {
+      std::this_thread::sleep_for(c.rank() == 2 ? 1500ms : 0ms);
+      exchange(c, c.rank() == 0 ? 1 : 0, flat(a), c.rank() == 1 ? 2 : 1 - c.rank() / 2, flat(b));
+    });
+    expected = "ranks disagree: rank 0 sends to rank 1, which waits for rank 2";
   }
   SECTION("about a split") {
     on_three([&](tcp& c, floats&, floats&, doubles&) {

@@ -74,6 +74,15 @@ std::vector<double> losses(std::string const& out) {
   return all;
 }
 
+/// What was evaluated, without the losses.
+std::vector<std::string> evaluations(std::string const& out) {
+  std::vector<std::string> all;
+  for (auto const& r : train::read_metrics(out + "/metrics.jsonl"))
+    if (!r.find("loss"))
+      all.push_back(train::to_json(r));
+  return all;
+}
+
 }  // namespace
 
 TEST_CASE("yoke-train stopped within and between phases and resumed is bitwise never stopped") {
@@ -100,6 +109,7 @@ TEST_CASE("yoke-train stopped within and between phases and resumed is bitwise n
       part.workers = 2;
     }
     CHECK(losses(part.out) == wanted);
+    CHECK(evaluations(part.out) == evaluations(whole.out));
     for (auto const* const file : {"model.safetensors", "optimizer.safetensors", "basic_config.json"}) {
       INFO(file);
       bool const same = data_files::read(part.out + "/checkpoint/" + file) ==
@@ -116,6 +126,70 @@ TEST_CASE("yoke-train stopped within and between phases and resumed is bitwise n
           s.optimizer = "adafactorw";
           s.mix = "1:1";
         });
+}
+
+TEST_CASE("a run that is over and is started again stays as it was, its report as well") {
+  temporary_folder const folder;
+  write_labelled(folder);
+  auto s = small_run(folder, "run");
+  s.resume = "latest";  // there is none yet
+  run(s);
+  auto const metrics = data_files::read(s.out + "/metrics.jsonl"),
+             report = data_files::read(s.out + "/report.html");
+  CHECK(evaluations(s.out).size() == 5);
+  run(s);
+  CHECK(data_files::read(s.out + "/metrics.jsonl") == metrics);
+  CHECK(data_files::read(s.out + "/report.html") == report);
+}
+
+TEST_CASE("an epoch of more samples than there are goes through them again") {
+  temporary_folder const folder;
+  write_labelled(folder);
+  auto s = small_run(folder, "run");
+  s.phases = "both";
+  s.of_phase = {};
+  s.epochs = 2;
+  s.label_smoothing = 0;
+  s.train_samples = 100;
+  for (auto const* const split : {"samples", "shards"}) {
+    s.split = split;
+    run(s);
+    CHECK(losses(s.out).size() == 24);
+    CHECK(std::filesystem::exists(s.out + "/checkpoint/model.safetensors"));
+  }
+}
+
+TEST_CASE("phases begin with both towers of another checkpoint") {
+  temporary_folder const folder;
+  write_labelled(folder);
+  auto first = small_run(folder, "first");
+  run(first);
+  auto s = small_run(folder, "second");
+  s.init = first.out + "/checkpoint";
+  s.model = "basic_s";  // not that: the checkpoint's
+  s.phases = "image,both";
+  s.seed = 9;
+  s.weight_decay = 0;
+  s.of_phase[0].rate = s.of_phase[2].rate = 1e-12;
+  s.of_phase[1] = {};
+  run(s);
+  auto const value = [](train_tool::settings const& of, std::string const& name) {
+    return io::safetensors_file{of.out + "/checkpoint/model.safetensors"}.read<float>(name);
+  };
+  for (auto const* const name : {"text.tokens", "text.positions", "logit_scale"}) {
+    auto const a = value(first, name), b = value(s, name);
+    REQUIRE(a.size() == b.size());
+    for (std::size_t i = 0; i < a.size(); ++i)
+      if (!(std::abs(a[i] - b[i]) < 1e-6f))
+        FAIL(name << " " << i);
+  }
+  auto const model_of = [](train_tool::settings const& of) {
+    return train::read_run(of.out + "/checkpoint").find("options")->find("model")->as<std::string>();
+  };
+  CHECK(model_of(s) == model_of(first));
+
+  s.loss = "sigmoid";
+  CHECK_THROWS_WITH(run(s), ContainsSubstring("wants a model with a bias of logits, which that of"));
 }
 
 TEST_CASE("phase text leaves the image tower as it was, to the bit") {
@@ -183,6 +257,9 @@ TEST_CASE("what contradicts itself is a sentence before any work") {
       "none of the 1 samples looked at has a class");
   refused([](auto& s) { s.phases = "text,both", s.of_phase[0] = {}; },
           "phase text wants a trained image tower");
+  refused([](auto& s) { s.augmented_text = true, s.phases = "image,both", s.of_phase[1] = {}; },
+          "--augmented-text: is of phase text");
+  refused([](auto& s) { s.tf32 = true; }, "--tf32: is for a card");
   refused([](auto& s) { s.train_data = "scenes"; }, "the generated scenes are for phase both alone");
 }
 
@@ -241,6 +318,15 @@ TEST_CASE("embeddings are kept, read back, and refused where they are another to
       if (!(std::abs(part.rows().data[i] - kept.rows().data[i]) < 1e-4f))
         FAIL("number " << i);
   }
+
+  // What several have set is the first one's.
+  std::vector<train::kept_embeddings<float>> twice{kept, parts[0]};
+  std::vector<float> const zeros(static_cast<std::size_t>(width));
+  twice[1].set(3, zeros.data());
+  parallel::threads_group{2}.run(
+      [&](parallel::threads& ranks) { twice[static_cast<std::size_t>(ranks.rank())].unite(ranks); });
+  for (auto const& both : twice)
+    CHECK(std::equal(both.rows().data, both.rows().data + both.rows().size(), kept.rows().data));
 
   // A shuffled loader without images finds for each caption the row of its image.
   data::loader pairs{

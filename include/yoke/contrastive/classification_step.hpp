@@ -46,7 +46,7 @@ struct classification_result {
 /// share, to be summed over ranks. `model` gives (batch, classes) logits and has the number of `classes`; `images` are
 /// a batch as in inputs.hpp, `labels` (batch), in the host's memory, are from 0 to classes - 1. Each micro-batch is run
 /// forward and back in one go: nothing is run twice. Throws parallel::error on every rank, before anything is computed,
-/// when one of them has a batch of another length, or other classes.
+/// when one of them has a batch or micro-batch of another length, or other classes.
 template <class C, class Ranks, class Model, class Images>
 classification_result classification_step(C& c, Ranks& ranks, Model const& model, parameter_store<C>& store,
                                           Images const& given_images, view<std::int32_t const, 1> labels,
@@ -55,10 +55,11 @@ classification_result classification_step(C& c, Ranks& ranks, Model const& model
   using A = typename C::accumulator;
   auto const batch = given_images.count(), classes = model.classes;
   auto const micro = options.micro_batch > 0 ? options.micro_batch : batch;
-  parallel::expect_agreement(
-      "classification_step",
-      {{"the batch", static_cast<double>(batch)}, {"classes", static_cast<double>(classes)}}, ranks,
-      options.model_axis);
+  parallel::expect_agreement("classification_step",
+                             {{"the batch", static_cast<double>(batch)},
+                              {"the micro-batch", static_cast<double>(micro)},
+                              {"classes", static_cast<double>(classes)}},
+                             ranks, options.model_axis);
   expects(batch > 0 && labels.extent(0) == batch,
           "classification_step: as many labels as images, at least one");
   expects(batch % micro == 0, [&] {

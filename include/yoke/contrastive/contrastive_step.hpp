@@ -66,7 +66,7 @@ std::optional<parameter<1>> logit_bias_of(Model const& model) {
 /// over ranks. `model` has image, text and logit_scale as dual_encoder has, and logit_bias for the sigmoid loss; `images`
 /// and `texts` are batches as in inputs.hpp; `embedding` is the towers' common width. A tower that gives what it is
 /// given, such as ready_embeddings (frozen.hpp), has nothing to differentiate. Throws parallel::error on every rank, before
-/// anything is computed, when one of them has a batch of another length, or another loss.
+/// anything is computed, when one of them has a batch or micro-batch of another length, or another loss.
 template <class C, class Ranks, class Model, class Images, class Texts>
 step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_store<C>& store,
                              Images const& given_images, Texts const& given_texts,
@@ -77,6 +77,7 @@ step_result contrastive_step(C& c, Ranks& ranks, Model const& model, parameter_s
   auto const micro = options.micro_batch > 0 ? options.micro_batch : batch;
   parallel::expect_agreement("contrastive_step",
                              {{"the batch", static_cast<double>(batch)},
+                              {"the micro-batch", static_cast<double>(micro)},
                               {"the width of embeddings", static_cast<double>(embedding)},
                               {"the loss", static_cast<double>(options.loss.index())}},
                              ranks, options.model_axis);

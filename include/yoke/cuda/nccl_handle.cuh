@@ -184,6 +184,7 @@ class nccl_handle final : public watcher {
  private:
   using moment = std::chrono::steady_clock::time_point;
   static constexpr std::size_t most_begun = 64;
+  static constexpr std::chrono::seconds abort_patience{4};
 
   /// A collective that the stream has not been seen to finish.
   struct begun {
@@ -197,7 +198,9 @@ class nccl_handle final : public watcher {
     own_stream stream;
     mark before;  // in the device's stream
   };
-  cudaStream_t stream() const { return beside_ ? static_cast<cudaStream_t>(beside_->stream) : device_.stream(); }
+  cudaStream_t stream() const {
+    return beside_ ? static_cast<cudaStream_t>(beside_->stream) : device_.stream();
+  }
 
   void join_family() {
     family_->members.push_back(this);
@@ -307,7 +310,8 @@ class nccl_handle final : public watcher {
     };
     give_up(*this);  // it may be no member yet, or no more
     for (auto* const h : family_->members) give_up(*h);
-    family_->left_alone = !end(all, ncclCommAbort, timeout_);
+    family_->left_alone =
+        !end(all, ncclCommAbort, std::min<std::chrono::milliseconds>(timeout_, abort_patience));
     throw parallel::error(family_->failure);
   }
 

@@ -101,6 +101,7 @@ class on_card {
     auto const bytes = ((lies_on_host(tensors) ? staged_bytes(tensors) : 0) + ...);
     if (memory.host.size() >= bytes)
       return;
+    d.wait_watched();  // memory of the host is taken when the card is idle, and nobody would watch
     memory.card = block{d.stream(), bytes, "tensors of the host that ranks exchange"};
     memory.host = pinned_block{bytes};  // nothing uses it: finish() has waited
   }

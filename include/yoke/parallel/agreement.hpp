@@ -17,14 +17,19 @@ struct common_number {
 };
 
 /// Throws parallel::error, on every rank and with the same sentence, unless each of `mine` is the same on all of them:
-/// on the ranks of one communicator, or on those of a mesh, where `ranks` is its data axis. One rank agrees with itself.
+/// on the ranks of one communicator, or on those of a mesh, where `ranks` is its data axis. One rank agrees with itself,
+/// and NaN with NaN.
 template <std::size_t N, class Ranks>
 void expect_agreement(char const* place, common_number const (&mine)[N], Ranks& ranks,
                       any* model_axis = nullptr) {
-  std::array<double, 2 * N> bounds{};  // the largest of each number and of its negative
+  // The largest of each number and of its negative; and whether any rank's is NaN, or is not.
+  std::array<double, 4 * N> bounds{};
   for (std::size_t i = 0; i < N; ++i) {
-    bounds[2 * i] = mine[i].value;
-    bounds[2 * i + 1] = -mine[i].value;
+    auto const nan = std::isnan(mine[i].value);
+    bounds[2 * i] = nan ? 0 : mine[i].value;
+    bounds[2 * i + 1] = -bounds[2 * i];
+    bounds[2 * (N + i)] = nan ? 1 : 0;
+    bounds[2 * (N + i) + 1] = nan ? 0 : 1;
   }
   auto const widen = [&](auto& axis) {
     if (axis.size() > 1)
@@ -39,7 +44,10 @@ void expect_agreement(char const* place, common_number const (&mine)[N], Ranks& 
                                                     : std::to_string(v);
   };
   for (std::size_t i = 0; i < N; ++i)
-    if (auto const least = -bounds[2 * i + 1], most = bounds[2 * i]; most > least)
+    if (bounds[2 * (N + i)] + bounds[2 * (N + i) + 1] > 1)
+      throw error(std::string(place) + ": the ranks disagree about " + mine[i].name +
+                  ": it is NaN on some alone");
+    else if (auto const least = -bounds[2 * i + 1], most = bounds[2 * i]; most > least)
       throw error(std::string(place) + ": the ranks disagree about " + mine[i].name + ": " + readable(least) +
                   " to " + readable(most));
 }

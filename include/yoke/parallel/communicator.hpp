@@ -14,7 +14,7 @@
 
 namespace yoke::parallel {
 
-/// How all_reduce combines the ranks' values.
+/// How all_reduce combines the ranks' values. A maximum of numbers of which some are NaN may be any of them.
 enum class reduction { sum, maximum };
 
 namespace detail {

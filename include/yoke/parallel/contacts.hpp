@@ -126,6 +126,9 @@ inline std::vector<contact> take_contacts(std::string_view in, int size, address
       a.sin6_family = AF_INET6;
       std::memcpy(&a.sin6_addr, take(sizeof a.sin6_addr).data(), sizeof a.sin6_addr);
       c.at.size = sizeof a;
+      if (IN6_IS_ADDR_LINKLOCAL(&a.sin6_addr) &&
+          rank_0.storage.ss_family == AF_INET6)  // on the way to rank 0
+        a.sin6_scope_id = reinterpret_cast<sockaddr_in6 const&>(rank_0.storage).sin6_scope_id;
     }
     auto head = take(sizeof(std::uint32_t));
     c.card = take(take_number<std::uint32_t>(head));

@@ -310,6 +310,7 @@ class lifeline {
     auto const why = "it has not been heard for " + text_of(silence_);
     fail(silent.rank, why);
     leave(i);
+    std::lock_guard const lock{sending_};
     if (rank_ == 0)
       send_all(silent.at, bytes_of(message{kind::failure, static_cast<std::uint32_t>(silent.rank), why}),
                steady_clock::now());
@@ -320,8 +321,9 @@ class lifeline {
     auto const bytes = bytes_of(m);
     std::lock_guard const lock{sending_};
     for (auto const& l : links_)
-      if (l.rank != except)
-        send_all(l.at, bytes, steady_clock::now() + milliseconds{500});  // in vain: its listener notices
+      if (l.rank != except && !send_all(l.at, bytes, steady_clock::now() + milliseconds{500}))
+        ::shutdown(l.at.descriptor(),
+                   SHUT_RDWR);  // half a message may be there: listeners on both sides notice
   }
 
   static constexpr std::size_t most_waiting = 256, most_named = 16;

@@ -71,7 +71,8 @@ class reception {
     auto const watch = [&](endpoint const& e) {
       watched.push_back({e.descriptor(), POLLIN, 0});  // poll skips those that are not there
     };
-    for (auto const& l : listeners_) watch(l);
+    auto const room = strangers_.size() < most_strangers();
+    for (auto const& l : listeners_) watched.push_back({room ? l.descriptor() : -1, POLLIN, 0});
     for (auto const& g : guests_) watch(g.at);
     for (auto const& s : strangers_) {
       watch(s.link.at);
@@ -99,8 +100,9 @@ class reception {
         let_in(listeners_[i]);
   }
 
+  std::size_t most_strangers() const { return guests_.size() + 64; }
   void let_in(endpoint const& listener) {
-    while (strangers_.size() < guests_.size() + 64) {
+    while (strangers_.size() < most_strangers()) {
       address from;
       endpoint e{::accept4(listener.descriptor(), from.raw(), &from.size, SOCK_CLOEXEC | SOCK_NONBLOCK)};
       if (!e) {

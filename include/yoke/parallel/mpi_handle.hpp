@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstddef>
+#include <memory>
 #include <utility>
 
 namespace yoke::parallel {
@@ -77,13 +78,22 @@ class mpi_handle {
     session.expect_alive();
     ending_session([&] {
       learn_names(of, session.next_name());
-      start([&](MPI_Request* r) { return MPI_Comm_idup(of, &ranks_, r); });
-      wait();
-      learn_ranks();
-      start([&](MPI_Request* r) {  // where ranks have made others among themselves before
-        return MPI_Iallreduce(MPI_IN_PLACE, &name_, 1, MPI_INT64_T, MPI_MAX, ranks_, r);
-      });
-      wait();
+      auto results = std::make_unique<of_all_ranks>();
+      try {
+        start([&](MPI_Request* r) { return MPI_Comm_idup(of, &results->ranks, r); });
+        wait();
+        ranks_ = results->ranks;
+        learn_ranks();
+        results->name = name_;
+        start([&](MPI_Request* r) {  // where ranks have made others among themselves before
+          return MPI_Iallreduce(MPI_IN_PLACE, &results->name, 1, MPI_INT64_T, MPI_MAX, ranks_, r);
+        });
+        wait();
+      } catch (...) {
+        static_cast<void>(results.release());  // MPI may still write it
+        throw;
+      }
+      name_ = results->name;
     });
   }
   /// Those of `whole` that name the same color.
@@ -189,6 +199,10 @@ class mpi_handle {
 
  private:
   static constexpr int payload = 0;  // the tag of what is sent
+  struct of_all_ranks {
+    MPI_Comm ranks = MPI_COMM_NULL;
+    std::int64_t name = 0;
+  };
 
   template <class F>
   void ending_session(F const& work) {

@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <map>
 #include <mutex>
+#include <new>
 #include <set>
+#include <utility>
 #include <vector>
 
 namespace yoke::parallel::detail {
@@ -43,6 +46,11 @@ class mpi_roll {
     if (mpi_has_ended())
       return;
     listen();
+    for (auto const until = clock::now() + std::chrono::seconds{1};
+         !letters_.empty() && clock::now() < until;)
+      forget_delivered();
+    if (!letters_.empty())
+      new (std::nothrow) std::deque<letter>(std::move(letters_));  // MPI may still read them
     MPI_Comm_free(&world_);
   }
 
@@ -138,15 +146,18 @@ class mpi_roll {
     return last;
   }
 
-  void tell(mpi_wait const& what) {
-    int done = 1;
+  void forget_delivered() {
     while (!letters_.empty()) {
       auto& oldest = letters_.front().to;
+      int done = 0;
       MPI_Testall(static_cast<int>(oldest.size()), oldest.data(), &done, MPI_STATUSES_IGNORE);
       if (done == 0)
         break;
       letters_.pop_front();
     }
+  }
+  void tell(mpi_wait const& what) {
+    forget_delivered();
     letters_.push_back({what, {}});
     for (int r = 0; r < size_; ++r)
       if (r != rank_) {

@@ -33,8 +33,9 @@ struct rendezvous_options {
 /// trusted, as NCCL must be. The connections stay open as a lifeline. A rank that is destroyed while an exception is on
 /// its way, ends without a word, loses its connection, or is not heard for `silence` because it was stopped or cut off,
 /// is gone for the others; one that is destroyed in peace is not. A rank that does not hear rank 0 is itself the one that
-/// is cut off: it stops as the others do. Processes forked from a rank must not outlive it. Meeting
-/// and gathering is for one thread at a time, the rest for any.
+/// is cut off: it stops as the others do. Rank 0 passes on what the others say: once it has left in peace, they hear of
+/// each other no more. Processes forked from a rank must not outlive it. Meeting and gathering is for one thread at a
+/// time, the rest for any.
 class rendezvous {
  public:
   explicit rendezvous(launch_environment const& here, rendezvous_options const& options = {})

@@ -119,7 +119,7 @@ inline bool wait_for(endpoint const& e, short what, moment until) {
   return ready > 0;
 }
 
-/// Peers that vanish with their machine are noticed after a quarter of a minute.
+/// Peers that vanish with their machine are noticed after a quarter of a minute, where nothing is on its way to them.
 inline void keep_alive(endpoint const& e) {
   e.set(IPPROTO_TCP, TCP_NODELAY, 1);
   e.set(SOL_SOCKET, SO_KEEPALIVE, 1);
@@ -167,15 +167,19 @@ inline std::vector<endpoint> listen_at(std::string const& host, int port) {
   return all;
 }
 
-/// A connection to one of the addresses; none, and `problem` says why, when none answers in time.
+/// A connection to one of the addresses; none, and `problem` says why, when none answers in time. Each has its share of
+/// the time that is left: a firewall may swallow what one of them is sent.
 inline endpoint connect_to(std::vector<address> const& addresses, moment until, std::string& problem) {
+  auto left = static_cast<int>(addresses.size());
   for (auto const& a : addresses) {
+    auto const now = steady_clock::now();
+    auto const soon = now + (until - now) / left--;
     auto e = new_socket(a.storage.ss_family);
     if (!e || (::connect(e.descriptor(), a.raw(), a.size) != 0 && errno != EINPROGRESS)) {
       problem = words_of(errno);
       continue;
     }
-    int failed = wait_for(e, POLLOUT, until) ? 0 : ETIMEDOUT;
+    int failed = wait_for(e, POLLOUT, soon) ? 0 : ETIMEDOUT;
     socklen_t size = sizeof failed;
     if (failed == 0)
       ::getsockopt(e.descriptor(), SOL_SOCKET, SO_ERROR, &failed, &size);

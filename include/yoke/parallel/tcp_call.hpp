@@ -81,6 +81,10 @@ inline std::string disagreement(std::span<std::optional<tcp_call> const> calls,
     if (from < calls.size() && calls[from] && calls[from]->to != r)
       return "ranks disagree: " + rank(r) + " waits for " + rank(from) + ", which sends to " +
              (calls[from]->to < calls.size() ? rank(calls[from]->to) : "no rank");
+    auto const to = std::size_t{calls[r]->to};
+    if (to < calls.size() && calls[to] && calls[to]->from != r)
+      return "ranks disagree: " + rank(r) + " sends to " + rank(to) + ", which waits for " +
+             (calls[to]->from < calls.size() ? rank(calls[to]->from) : "no rank");
   }
   return {};
 }

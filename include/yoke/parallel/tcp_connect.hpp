@@ -77,6 +77,7 @@ class introductions {
     std::string in;
     moment until;
   };
+  static constexpr std::size_t more_strangers = 64;  // than ranks
   static constexpr std::size_t call_bytes = greeting.size() + invitation::word_bytes + 4;
 
   void call(std::size_t r, address const& host) {
@@ -96,7 +97,8 @@ class introductions {
   }
 
   void look_after(std::size_t me, std::size_t size) {
-    std::vector<pollfd> watched{{listener_.descriptor(), POLLIN, 0}};
+    auto const room = strangers_.size() < size + more_strangers;
+    std::vector<pollfd> watched{{room ? listener_.descriptor() : -1, POLLIN, 0}};
     for (std::size_t r = 0; r < me; ++r) {
       auto const& p = peers_[r];
       watched.push_back(
@@ -141,7 +143,7 @@ class introductions {
   }
 
   void let_in(std::size_t size) {
-    while (strangers_.size() < size + 64) {
+    while (strangers_.size() < size + more_strangers) {
       endpoint e{::accept4(listener_.descriptor(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
       if (!e) {
         if (errno == EMFILE || errno == ENFILE)

@@ -63,17 +63,23 @@ class kept_embeddings {
     present_[i] = 1;
   }
 
-  /// Where several ranks have set rows, each its own, all of them on every rank.
+  /// Where several ranks have set rows, all of them on every rank. Of a row that more than one has set, such as that of a
+  /// sample which a mixture repeats, it is the first rank's.
   template <parallel::communicator Ranks>
   void unite(Ranks& ranks) {
     if (ranks.size() == 1)
       return;
-    std::vector<float> times(present_.begin(), present_.end());
-    sum_over(ranks, times);
-    expects(std::none_of(times.begin(), times.end(), [](float n) { return n > 1; }),
-            "kept_embeddings: a row is set by one rank");
-    std::copy(times.begin(), times.end(), present_.begin());
-    sum_over(ranks, rows_);  // those that are not set are 0
+    auto const mine = static_cast<float>(ranks.size() - ranks.rank());
+    std::vector<float> first(present_.size());
+    for (std::size_t i = 0; i < first.size(); ++i) first[i] = present_[i] != 0 ? mine : 0;
+    combine_over(ranks, first, parallel::reduction::maximum);
+    auto const n = static_cast<std::size_t>(width_);
+    for (std::size_t i = 0; i < first.size(); ++i) {
+      if (first[i] != mine)
+        std::fill_n(rows_.begin() + static_cast<std::ptrdiff_t>(i * n), n, E{});
+      present_[i] = first[i] > 0;
+    }
+    combine_over(ranks, rows_, parallel::reduction::sum);
   }
 
   /// The rows of a batch, one after the other in `to`, whose storage is reused.
@@ -116,11 +122,12 @@ class kept_embeddings {
 
  private:
   template <class Ranks, class V>
-  static void sum_over(Ranks& ranks, std::vector<V>& values) {
+  static void combine_over(Ranks& ranks, std::vector<V>& values, parallel::reduction how) {
     constexpr std::size_t most = 1 << 22;  // communicators keep copies
     for (std::size_t at = 0; at < values.size(); at += most)
-      all_reduce(ranks, view<V, 1>{values.data() + at,
-                                   {{static_cast<extent_t>(std::min(most, values.size() - at))}}});
+      all_reduce(
+          ranks,
+          view<V, 1>{values.data() + at, {{static_cast<extent_t>(std::min(most, values.size() - at))}}}, how);
   }
 
   extent_t width_;

@@ -8,6 +8,8 @@
 #include <yoke/parallel/mesh.hpp>
 #include <yoke/train/learner.hpp>
 
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace yoke::train {
@@ -53,6 +55,8 @@ struct planned_batch {
   planned_batch(extent_t batch, shape<3> image, extent_t caption_length)
       : offsets(static_cast<std::size_t>(batch) + 1),
         images{.pixels = {nullptr, {{batch, image[0], image[1], image[2]}}}} {
+    expects(batch * caption_length < std::numeric_limits<std::int32_t>::max(),
+            "plan: the captions of a rank's batch have fewer than 2^31 tokens");
     for (std::size_t i = 1; i < offsets.size(); ++i)
       offsets[i] = offsets[i - 1] + static_cast<std::int32_t>(caption_length);
     auto const runs = segments::packed({offsets.data(), {{batch + 1}}}, caption_length);
