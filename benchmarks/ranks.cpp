@@ -16,9 +16,11 @@
 
 #include "measure.hpp"
 #include "pairs.hpp"
+#include <chrono>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <thread>
 
 using namespace yoke;
 
@@ -105,16 +107,32 @@ void by_threads(int threads) {
 }
 
 #ifdef YOKE_BENCHMARKS_MPI
+/// Waits for every process asleep: MPI's own barrier would keep a core busy beside what is measured.
+void sleep_until_all_come() {
+  MPI_Request all_came = MPI_REQUEST_NULL;
+  MPI_Ibarrier(MPI_COMM_WORLD, &all_came);
+  for (int came = 0; came == 0; std::this_thread::sleep_for(std::chrono::milliseconds{5}))
+    MPI_Test(&all_came, &came, MPI_STATUS_IGNORE);
+}
+
 void by_mpi(int threads) {
   parallel::mpi_session session;
   parallel::mpi ranks{session};
   parallel::any all{ranks};
+  double alone = 0;
+  if (all.rank() == 0) {
+    parallel::solo one;
+    auto const mine = steps(parallel::any{one}, {}, threads);
+    alone = static_cast<double>(batch) / mine.seconds;
+    report({}, "one process", threads, mine, 0);
+  }
+  sleep_until_all_come();
   auto const each = std::max(1, threads / all.size());
   for (parallel::mesh_shape const across :
        {parallel::mesh_shape{all.size(), 1}, parallel::mesh_shape{1, all.size()}}) {
     auto const mine = steps(all, across, each);
     if (all.rank() == 0)
-      report(across, "MPI ranks", each, mine, 0);
+      report(across, "MPI ranks", each, mine, alone);
   }
 }
 #endif
