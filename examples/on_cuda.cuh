@@ -40,7 +40,7 @@ class on_cuda {
         return launched.on_host();
 #ifdef TRAIN_WITH_NCCL
       if (auto* const meeting = launched.meeting(); meeting != nullptr)
-        return parallel::any{cards_.emplace(c, *meeting)};
+        return parallel::any{cards_.emplace(c, *meeting, cuda::nccl_options{.timeout = launched.timeout()})};
       throw parallel::error(
           "--device cuda: ranks with cards meet by torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, "
           "MASTER_ADDR, "

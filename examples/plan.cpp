@@ -6,6 +6,7 @@
 #include <yoke/train/open_clip_model.hpp>
 #include <yoke/train/plan_report.hpp>
 
+#include "options.hpp"
 #include "tools.hpp"
 #include <CLI/CLI.hpp>
 
@@ -30,33 +31,6 @@ struct settings {
                                         : nn::model_parallel::gathered;
   }
 };
-
-parallel::mesh_shape mesh_of(std::string const& text) {
-  parallel::mesh_shape m;
-  char rest = 0;
-  constexpr int most = 1 << 15;
-  if (std::sscanf(text.c_str(), "%dx%d%c", &m.data, &m.model, &rest) != 2 || std::min(m.data, m.model) < 1 ||
-      std::max(m.data, m.model) > most)
-    throw io::error("--mesh", text, "is DATAxMODEL, two numbers of 1 to 32768 such as 8x1");
-  return m;
-}
-
-/// What an option says; 0 for an empty text.
-std::size_t bytes_of(char const* option, std::string const& text) {
-  if (text.empty())
-    return 0;
-  double number = 0;
-  std::array<char, 8> unit{};
-  auto const read = std::sscanf(text.c_str(), "%lf%7s", &number, unit.data());
-  std::string_view const u = unit.data();
-  double const factor = u == "GiB" || u == "G"   ? 0x1p30
-                        : u == "MiB" || u == "M" ? 0x1p20
-                        : u == "GB"              ? 1e9
-                                                 : 0;
-  if (read != 2 || !(number > 0) || factor == 0)
-    throw io::error(option, text, "is a positive number and GiB, MiB or GB, such as 23GiB");
-  return static_cast<std::size_t>(number * factor);
-}
 
 extent_t parameters_below(parameter_list const& list, std::string_view tower) {
   extent_t n = 0;
@@ -102,7 +76,7 @@ std::optional<rematerialize> policy_of(settings const& s) {
 template <element T, class Model>
 void plan(settings const& s, parallel::mesh_shape across, Model const& model, parameter_list const& list,
           towers::image_extent side, extent_t longest_caption) {
-  auto const budget = bytes_of("--memory", s.memory);
+  auto const budget = tools::bytes_of("--memory", s.memory);
   auto step = step_of(s, across, side, longest_caption);
   auto policy = policy_of(s);
 
@@ -171,7 +145,7 @@ void with_model(settings const& s, int model_ranks, F const& f) {
 template <element T>
 void plan_clusters(settings const& s) {
   std::vector<std::size_t> budgets;
-  for (auto const& memory : s.memories) budgets.push_back(bytes_of("--device-memory", memory));
+  for (auto const& memory : s.memories) budgets.push_back(tools::bytes_of("--device-memory", memory));
   std::printf(
       "%s, %s%s, %s, a batch of %lld pairs of %s\n%s%s", s.model.c_str(), s.precision.c_str(),
       s.compact ? ", compact" : "", s.optimizer.c_str(), static_cast<long long>(s.batch),
@@ -203,7 +177,7 @@ template <element T>
 void plan(settings const& s) {
   if (!s.devices.empty())
     return plan_clusters<T>(s);
-  auto const mesh = mesh_of(s.mesh);
+  auto const mesh = tools::mesh_of(s.mesh);
   with_model(s, mesh.model, [&](auto const& model, auto const& list, auto side, extent_t longest) {
     plan<T>(s, mesh, model, list, side, longest);
   });

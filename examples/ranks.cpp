@@ -24,18 +24,21 @@ std::chrono::milliseconds milliseconds_of(double seconds) {
 class over_sockets final : public launched_ranks {
  public:
   over_sockets(parallel::launch_environment const& here, std::uint64_t configuration, double timeout)
-      : meeting_{here, {.configuration = configuration}},
-        ranks_{meeting_, {.timeout = milliseconds_of(timeout)}} {}
+      : timeout_{milliseconds_of(timeout)},
+        meeting_{here, {.configuration = configuration}},
+        ranks_{meeting_, {.timeout = timeout_}} {}
 
   int rank() const override { return meeting_.rank(); }
   int size() const override { return meeting_.size(); }
   int local_rank() const override { return meeting_.local_rank(); }
   parallel::any& on_host() override { return any_; }
   parallel::rendezvous* meeting() override { return &meeting_; }
+  std::chrono::milliseconds timeout() const override { return timeout_; }
   void wait_for_all() override { parallel::wait_for_all(ranks_, patience); }
   void announce(std::string const& why) noexcept override { meeting_.announce(why); }
 
  private:
+  std::chrono::milliseconds timeout_;
   parallel::rendezvous meeting_;
   parallel::tcp ranks_;
   parallel::any any_{ranks_};
@@ -44,7 +47,8 @@ class over_sockets final : public launched_ranks {
 #ifdef TRAIN_WITH_MPI
 class over_mpi final : public launched_ranks {
  public:
-  explicit over_mpi(double timeout) : ranks_{session_, {.timeout = milliseconds_of(timeout)}} {}
+  explicit over_mpi(double timeout)
+      : timeout_{milliseconds_of(timeout)}, ranks_{session_, {.timeout = timeout_}} {}
 
   int rank() const override { return ranks_.rank(); }
   int size() const override { return ranks_.size(); }
@@ -55,6 +59,7 @@ class over_mpi final : public launched_ranks {
       meeting_.emplace(parallel::environment_of(ranks_));
     return &*meeting_;
   }
+  std::chrono::milliseconds timeout() const override { return timeout_; }
   void wait_for_all() override { parallel::wait_for_all(ranks_, patience); }
   /// The session ends all ranks when an exception leaves this one, and nobody hears of it later.
   void announce(std::string const& why) noexcept override {
@@ -62,6 +67,7 @@ class over_mpi final : public launched_ranks {
   }
 
  private:
+  std::chrono::milliseconds timeout_;
   parallel::mpi_session session_;
   parallel::mpi ranks_;
   parallel::any any_{ranks_};

@@ -4,10 +4,12 @@
 #include <yoke/parallel/mesh.hpp>
 #include <yoke/parallel/solo.hpp>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace yoke::parallel {
 class rendezvous;
@@ -34,6 +36,8 @@ class launched_ranks {
   virtual parallel::any& on_host() = 0;
   /// For ranks with cards, all of which call it: where they meet. Null for one rank.
   virtual parallel::rendezvous* meeting() = 0;
+  /// How long ranks wait for one that does not come.
+  virtual std::chrono::milliseconds timeout() const = 0;
   /// Returns when every rank has called it, however long one works alone.
   virtual void wait_for_all() = 0;
   /// Tells the others why this rank stops; what follows is that they stop too.
@@ -48,6 +52,7 @@ class one_rank final : public launched_ranks {
   int local_rank() const override { return 0; }
   parallel::any& on_host() override { return any_; }
   parallel::rendezvous* meeting() override { return nullptr; }
+  std::chrono::milliseconds timeout() const override { return {}; }
   void wait_for_all() override {}
   void announce(std::string const&) noexcept override {}
 
@@ -56,9 +61,20 @@ class one_rank final : public launched_ranks {
   parallel::any any_{solo_};
 };
 
-/// Meets the others, who must have the same configuration; throws parallel::error, and says who is missing or differs.
+/// Meets the others; throws parallel::error, and says who is missing or, over sockets, has another configuration.
 /// `timeout`: seconds that ranks wait for each other.
 std::unique_ptr<launched_ranks> meet(std::uint64_t configuration, double timeout);
+
+/// Throws parallel::error on every rank, and says who differs, where a number that all must have in common (a hash, a
+/// count) is not the same on all.
+inline void expect_common(std::string const& what, std::uint64_t number, launched_ranks& ranks) {
+  std::vector<std::uint64_t> all(static_cast<std::size_t>(ranks.size()));
+  all_gather(ranks.on_host(), view<std::uint64_t const, 1>{&number, {{1}}},
+             view<std::uint64_t, 1>{all.data(), {{ranks.size()}}});
+  for (std::size_t r = 1; r < all.size(); ++r)
+    if (all[r] != all[0])
+      throw parallel::error("rank " + std::to_string(r) + " has " + what + " other than rank 0");
+}
 
 /// This process's number among those that the environment names; 0 alone.
 inline int rank_in_environment() {

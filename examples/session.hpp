@@ -38,20 +38,6 @@ struct speedometer {
   void restart() { start = clock::now(), samples = 0; }
 };
 
-/// "2.5GiB"; 0 for none.
-inline std::size_t bytes_of(std::string const& text) {
-  if (text.empty())
-    return 0;
-  double number = 0;
-  std::array<char, 8> unit{};
-  auto const read = std::sscanf(text.c_str(), "%lf%7s", &number, unit.data());
-  std::string_view const u = unit.data();
-  double const factor = u == "GiB" || u == "G" ? 0x1p30 : u == "MiB" || u == "M" ? 0x1p20 : 0;
-  if (read != 2 || !(number > 0) || factor == 0)
-    throw io::error("--memory", text, "is a positive number and GiB or MiB, such as 23GiB");
-  return static_cast<std::size_t>(number * factor);
-}
-
 /// One run: all that its phases have in common.
 template <class Platform, element T, class Kind>
 class session {
@@ -97,6 +83,28 @@ class session {
   model_share share() const { return {platform_.launched().rank() % mesh_.model, mesh_.model}; }
   /// Of a rank.
   extent_t local_batch() const { return settings_.batch / mesh_.data; }
+
+  /// Ranks that see other data would follow other schedules.
+  void expect_common_data() {
+    auto& ranks = platform_.launched();
+    ranks.wait_for_all();  // each has counted its samples, which takes as long as its disk does
+    for (auto const p : phases_)
+      expect_common(std::string("a number of samples for phase ") + name_of(p),
+                    static_cast<std::uint64_t>(course_of(p).epoch), ranks);
+    if (tokenizer_)
+      expect_common("a tokenizer", hash(tokenizer_->bytes()), ranks);
+  }
+
+  /// Does the work of a phase that may fail on this rank alone: the others learn why before its communicators end.
+  template <class Work>
+  bool telling_others(Work const& work) {
+    try {
+      return work();
+    } catch (std::exception const& e) {
+      platform_.launched().announce(e.what());
+      throw;
+    }
+  }
 
   void open_metrics() {
     if (!speaks())
@@ -165,7 +173,9 @@ class session {
     return p == nullptr || p->as<std::string>() != phase_names[0];
   }
 
-  /// Where the checkpoint to resume is: within a phase, or at the end of one that another follows.
+  static std::string steps_of_epoch(phase p) { return std::string("epoch_steps_") + name_of(p); }
+
+  /// Where the checkpoint to resume is.
   void find_position() {
     auto const run = train::read_run(settings_.resume);
     io::json_fields fields{run, settings_.resume + "/state.json", "run"};
@@ -175,12 +185,13 @@ class session {
       fields.fail("phase", "\"" + name + "\" is no phase of this run");
     first_ = static_cast<phase>(found - phase_names.begin());
     start_step_ = fields.template required<std::int64_t>("phase_step");
-    if (start_step_ == course_of(first_).steps && first_ != phases_.back()) {
-      earlier_ = {settings_.resume, first_ != phase::image};
-      first_ = *std::find_if(phases_.begin(), phases_.end(), [&](phase p) { return p > first_; });
-      start_step_ = 0;
-      return;
-    }
+    last_checkpoint_ = settings_.resume;
+    for (auto const p : phases_)
+      if (auto const then = fields.template optional<std::int64_t>(steps_of_epoch(p), course_of(p).epoch);
+          then != course_of(p).epoch)
+        fields.fail(steps_of_epoch(p), "was " + std::to_string(then) + ", and the data now give " +
+                                           std::to_string(course_of(p).epoch) +
+                                           ": a run goes on with as many samples as it began with");
     within_ = true;
     start_ = position_in(train::read_runs(settings_.resume));
   }
@@ -221,7 +232,7 @@ class session {
   /// The micro-batch that was asked for or fits on every rank, and its plan; a refusal when none does.
   template <class Plan>
   std::pair<extent_t, train::step_plan> fit(Plan const& plan) const {
-    auto const given = bytes_of(settings_.memory);
+    auto const given = tools::bytes_of("--memory", settings_.memory);
     auto const memory = given > 0 ? given : platform_.memory();
     auto micro = settings_.micro_batch;
     if (micro == 0) {
@@ -303,6 +314,27 @@ class session {
 
   static double phase_number(phase p) { return static_cast<double>(p) + 1; }
 
+  template <class Evaluate>
+  void evaluate_together(Evaluate const& evaluate) {
+    if (evaluates())
+      evaluate();
+    platform_.launched().wait_for_all();
+    std::fflush(stdout);
+  }
+
+  /// Whether the run goes on from the very end of this phase, which another follows.
+  bool ended(phase p) const {
+    return within_ && start_step_ == courses_[static_cast<std::size_t>(p)].steps && p != phases_.back();
+  }
+  /// What follows a phase's last step: it may have been stopped in that.
+  template <class Evaluate>
+  bool end_again(phase p, Evaluate const& evaluate) {
+    within_ = false;
+    evaluate_together(evaluate);
+    earlier_ = {last_checkpoint_, p != phase::image};
+    return true;
+  }
+
   /// The steps of one phase that are left. False when the run was told to stop before their end.
   template <class Trainer, class Step, class Evaluate, class More = train::nothing_more>
   bool take_steps(phase p, Trainer& trainer, any_loader& loader, Step const& step, Evaluate const& evaluate,
@@ -310,62 +342,69 @@ class session {
     within_ = false;
     auto const here = course_of(p);
     auto const ends_epoch = [&](std::int64_t n) { return n % here.epoch == 0 || n == here.steps; };
-    speedometer speed;
-    auto const evaluate_epoch = [&] {
-      if (evaluates())
-        evaluate();
-      platform_.launched().wait_for_all();
-      std::fflush(stdout);
-      speed.restart();
+    auto const to_stop = [&](std::int64_t done) {
+      return settings_.stop_after > 0 && done >= settings_.stop_after;
     };
+    auto const stopped = [&](std::int64_t done) {
+      if (speaks())
+        std::printf("stopped at step %lld; --resume %s goes on\n", static_cast<long long>(done),
+                    last_checkpoint_.c_str());
+      return false;
+    };
+    platform_.launched().wait_for_all();  // what was loaded took as long as each one's disk
     if (auto const done = trainer.state().step; done > 0 && ends_epoch(done))
-      evaluate_epoch();  // which may be what the run was stopped in, and is what the report shows
-    auto batches = platform_.feed(trainer.context(), loader);
-    while (trainer.state().step < here.steps && batches.next()) {
-      train::step_report const report = step(batches);
-      auto const of_phase = report.step + 1, done = here.before + of_phase;
-      speed.count(settings_.batch);
-      if (report.skipped && speaks())
-        std::fprintf(stderr, "step %lld skipped: loss %g, gradient norm %g\n", static_cast<long long>(done),
-                     report.loss, report.gradient_norm);
-      write_step(p, done, report, speed.rate());
-      if (speaks() && (of_phase % settings_.log_every == 0 || of_phase == here.steps)) {
-        std::printf("%s\n", train::progress_line(train::progress{.step = done,
-                                                                 .steps = steps_,
-                                                                 .batch = settings_.batch,
-                                                                 .loss = report.loss,
-                                                                 .learning_rate = report.rate,
-                                                                 .samples_per_second = speed.rate()})
-                                .c_str());
-        std::fflush(stdout);
-        speed.restart();
-      }
-      auto const stop = told_to_stop() || done == settings_.stop_after;
-      auto const epoch_ends = ends_epoch(of_phase);
-      if (stop || of_phase == here.steps ||
-          (settings_.save_every > 0 ? done % settings_.save_every == 0 : epoch_ends))
-        save(p, trainer, batches.after(), more);
-      if (epoch_ends)
-        evaluate_epoch();
-      if (stop) {
-        if (speaks())
-          std::printf("stopped at step %lld; --resume %s/checkpoint goes on\n", static_cast<long long>(done),
-                      settings_.out.c_str());
-        return false;
+      evaluate_together(evaluate);  // which may be what the run was stopped in, and is what the report shows
+    if (auto const done = trainer.state().step; done < here.steps && to_stop(here.before + done))
+      return stopped(here.before + done);
+    {  // batches read ahead
+      auto batches = platform_.feed(trainer.context(), loader);
+      speedometer speed;
+      while (trainer.state().step < here.steps && batches.next()) {
+        train::step_report const report = step(batches);
+        auto const of_phase = report.step + 1, done = here.before + of_phase;
+        speed.count(settings_.batch);
+        if (report.skipped && speaks())
+          std::fprintf(stderr, "step %lld skipped: loss %g, gradient norm %g\n", static_cast<long long>(done),
+                       report.loss, report.gradient_norm);
+        write_step(p, done, report, speed.rate());
+        if (speaks() && (of_phase % settings_.log_every == 0 || of_phase == here.steps)) {
+          std::printf("%s\n", train::progress_line(train::progress{.step = done,
+                                                                   .steps = steps_,
+                                                                   .batch = settings_.batch,
+                                                                   .loss = report.loss,
+                                                                   .learning_rate = report.rate,
+                                                                   .samples_per_second = speed.rate()})
+                                  .c_str());
+          std::fflush(stdout);
+          speed.restart();
+        }
+        auto const stop = told_to_stop() || to_stop(done);
+        auto const epoch_ends = ends_epoch(of_phase);
+        if (stop || of_phase == here.steps ||
+            (settings_.save_every > 0 ? done % settings_.save_every == 0 : epoch_ends))
+          save(p, trainer, batches.after(), more);
+        if (epoch_ends) {
+          evaluate_together(evaluate);
+          speed.restart();
+        }
+        if (stop)
+          return stopped(done);
       }
     }
-    skipped_samples_ += loader.skipped();
+    skipped_samples_ += sum_of_ranks(loader.skipped());
     skipped_steps_ += trainer.state().skipped;
-    earlier_ = {settings_.out + "/checkpoint", p != phase::image};
+    earlier_ = {last_checkpoint_, p != phase::image};
     return true;
   }
 
   /// A signal to one rank stops all, after the same step.
-  bool told_to_stop() const {
-    double told = interrupted != 0 ? 1 : 0;
+  bool told_to_stop() const { return sum_of_ranks(interrupted != 0 ? 1 : 0) > 0; }
+
+  std::uint64_t sum_of_ranks(std::uint64_t mine) const {
+    auto sum = static_cast<double>(mine);
     if (platform_.launched().size() > 1)
-      all_reduce(platform_.launched().on_host(), view<double, 1>{&told, {{1}}}, parallel::reduction::maximum);
-    return told > 0;
+      all_reduce(platform_.launched().on_host(), view<double, 1>{&sum, {{1}}});
+    return static_cast<std::uint64_t>(sum);
   }
 
   void write_step(phase p, std::int64_t done, train::step_report const& r, double rate) {
@@ -390,11 +429,13 @@ class session {
     run["position"]["epoch"] = at.epoch;
     run["position"]["sample"] = at.sample;
     run["position"]["ranks"] = at.ranks;
+    for (auto const each : phases_) run[steps_of_epoch(each)] = course_of(each).epoch;
     run["options"] = identity(settings_);
     train::checkpoint_files files{{Kind::file, Kind::write(what_)}};
     if (tokenizer_)
       files.emplace_back(tools::tokenizer_file, tokenizer_->bytes());
-    train::save_checkpoint(settings_.out + "/checkpoint", trainer, run, files, more);
+    last_checkpoint_ = settings_.out + "/checkpoint";
+    train::save_checkpoint(last_checkpoint_, trainer, run, files, more);
   }
 
   void evaluate_pairs(phase p, tools::embedder& towers, std::int64_t step) {
@@ -431,7 +472,7 @@ class session {
                   {"batch", std::to_string(settings_.batch)},
                   {"phases", settings_.phases},
                   {"steps", std::to_string(steps_)},
-                  {"skipped samples", std::to_string(skipped_samples_)},
+                  {"skipped samples since the last start", std::to_string(skipped_samples_)},
                   {"skipped steps", std::to_string(skipped_steps_)},
                   {"precision", settings_.precision},
                   {"optimizer", settings_.optimizer},
@@ -478,6 +519,7 @@ class session {
   std::int64_t start_step_ = 0;
   data::position start_{};
   beginning earlier_{};
+  std::string last_checkpoint_;
   std::optional<train::metrics_writer> metrics_;
   std::int64_t last_evaluation_ = -1;  // the step of the last that is in metrics.jsonl
   std::uint64_t skipped_samples_ = 0;

@@ -6,6 +6,7 @@
 #include <yoke/parallel/mesh.hpp>
 #include <yoke/train/optimizer.hpp>
 
+#include "options.hpp"
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -155,12 +156,7 @@ inline std::pair<std::int64_t, std::int64_t> mix_of(settings const& s) {
 
 /// Data x model ranks: what --mesh says, or all along the data axis.
 inline parallel::mesh_shape mesh_of(settings const& s, int ranks) {
-  parallel::mesh_shape m{ranks, 1};
-  char rest = 0;
-  constexpr int most = 1 << 15;
-  if (!s.mesh.empty() && (std::sscanf(s.mesh.c_str(), "%dx%d%c", &m.data, &m.model, &rest) != 2 ||
-                          std::min(m.data, m.model) < 1 || std::max(m.data, m.model) > most))
-    throw io::error("--mesh", s.mesh, "is DATAxMODEL, two numbers of 1 to 32768 such as 4x2");
+  auto const m = s.mesh.empty() ? parallel::mesh_shape{ranks, 1} : tools::mesh_of(s.mesh);
   if (m.ranks() != ranks)
     throw io::error(
         "--mesh", s.mesh,

@@ -208,13 +208,21 @@ void run(train_tool::settings s) {
   std::signal(SIGINT, [](int) { interrupted = 1; });
   std::signal(SIGTERM, [](int) { interrupted = 1; });
   s = prepared(std::move(s));
-  auto const beginning = s.resume.empty() ? "" : train::read_run(s.resume).dump();
-  auto const ranks = meet(hash(identity(s).dump() + beginning), s.timeout);
-  mesh_of(s, ranks->size());
-  if (s.device == "cpu")
-    train_on(on_cpu{*ranks}, s);
-  else
-    train_on_cuda(*ranks, s);
+  auto const& begins_with = s.resume.empty() ? s.init : s.resume;
+  auto const configuration =
+      hash(identity(s).dump() + (begins_with.empty() ? "" : train::read_run(begins_with).dump()));
+  auto const ranks = meet(configuration, s.timeout);
+  try {
+    expect_common("options, or a checkpoint to begin with,", configuration, *ranks);
+    mesh_of(s, ranks->size());
+    if (s.device == "cpu")
+      train_on(on_cpu{*ranks}, s);
+    else
+      train_on_cuda(*ranks, s);
+  } catch (std::exception const& e) {
+    ranks->announce(e.what());
+    throw;
+  }
 }
 
 }  // namespace

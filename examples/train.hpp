@@ -20,6 +20,7 @@ class run_of_phases : session<Platform, T, Kind> {
   using base::base;
 
   void run() {
+    this->expect_common_data();
     for (auto const p : phases_)
       run_phase(p, until::planned);  // that one does not fit is known before the first begins
     this->open_metrics();
@@ -89,9 +90,6 @@ class run_of_phases : session<Platform, T, Kind> {
          .remat = settings_.policy(),
          .ranks = this->rank_options(mesh.model_axis())}};
     this->announce(phase::image, list, micro, plan);
-    if (!this->resume(trainer) && !earlier_.path.empty())
-      train::load_parameters(earlier_.path, device, list, trainer.store(), "image.");
-    auto const from = data_->labelled(this->loader_options(phase::image));
     auto const step = [&](auto const& batches) {
       auto images = batches.images();
       tools::normalize(images, what_.preprocess);
@@ -110,7 +108,14 @@ class run_of_phases : session<Platform, T, Kind> {
           {this->course_of(phase::image).before + trainer.state().step,
            {{"phase", this->phase_number(phase::image)}, {"classification_top1", *right}}});
     };
-    return this->take_steps(phase::image, trainer, *from, step, evaluate);
+    return this->telling_others([&] {
+      if (!this->resume(trainer) && !earlier_.path.empty())
+        train::load_parameters(earlier_.path, device, list, trainer.store(), "image.");
+      if (this->ended(phase::image))
+        return this->end_again(phase::image, evaluate);
+      auto const from = data_->labelled(this->loader_options(phase::image));
+      return this->take_steps(phase::image, trainer, *from, step, evaluate);
+    });
   }
 
   bool text_phase(until end) {
@@ -139,21 +144,24 @@ class run_of_phases : session<Platform, T, Kind> {
     train::trainer trainer{device, mesh.data(), model, list,
                            this->trainer_options(phase::text, micro, mesh.model_axis())};
     this->announce(phase::text, list, micro, plan);
-    auto const more = train::parameters_of(frozen_list, frozen);
-    if (this->resume(trainer, more)) {
-      frozen.refresh(device);
-    } else {
-      train::load_parameters(earlier_.path, device, frozen_list, frozen, "image.");
-      load_texts(device, list, trainer);
-    }
-
     tools::embedder_of<context_type, std::remove_const_t<decltype(tower)>, decltype(frozen),
                        towers::text_transformer, parameter_store<context_type>>
         towers{device,
                {tower, frozen, model.text, trainer.store(), *tokenizer_, what_.preprocess,
                 this->image_shape()[0], width, evaluation_batch}};
     auto const evaluate = [&] { this->evaluate_pairs(phase::text, towers, trainer.state().step); };
-    if (!kept) {
+    return this->telling_others([&] {
+      auto const more = train::parameters_of(frozen_list, frozen);
+      if (this->resume(trainer, more)) {
+        frozen.refresh(device);
+      } else {
+        train::load_parameters(earlier_.path, device, frozen_list, frozen, "image.");
+        load_texts(device, list, trainer);
+      }
+      if (this->ended(phase::text))
+        return this->end_again(phase::text, evaluate);
+      if (kept)
+        return learn_beside_kept(device, tower, frozen_list, frozen, width, trainer, evaluate, more);
       auto const from = data_->pairs(*tokenizer_, this->loader_options(phase::text));
       auto const step = [&](auto const& batches) {
         auto images = batches.images();
@@ -165,7 +173,14 @@ class run_of_phases : session<Platform, T, Kind> {
                             batches.captions());
       };
       return this->take_steps(phase::text, trainer, *from, step, evaluate, more);
-    }
+    });
+  }
+
+  /// Phase text, whose images are embedded once.
+  template <class Tower, class Store>
+  bool learn_beside_kept(context_type& device, Tower const& tower, parameter_list const& frozen_list,
+                         Store& frozen, extent_t width, auto& trainer, auto const& evaluate,
+                         auto const& more) {
     auto const numbers = data_->numbers();
     train::kept_embeddings<T> embeddings{numbers.count(), width, numbers.digest(),
                                          train::fingerprint(device, frozen_list, frozen)};
@@ -202,11 +217,6 @@ class run_of_phases : session<Platform, T, Kind> {
     train::trainer trainer{device, mesh.data(), model, list,
                            this->trainer_options(phase::both, micro, mesh.model_axis())};
     this->announce(phase::both, list, micro, plan);
-    if (!this->resume(trainer) && !earlier_.path.empty()) {
-      train::load_parameters(earlier_.path, device, list, trainer.store(), "image.");
-      load_texts(device, list, trainer);
-    }
-    auto const from = data_->pairs(*tokenizer_, this->loader_options(phase::both));
     auto const step = [&](auto const& batches) {
       auto images = batches.images();
       tools::normalize(images, what_.preprocess);
@@ -217,8 +227,15 @@ class run_of_phases : session<Platform, T, Kind> {
         towers{device,
                {model.image, trainer.store(), model.text, trainer.store(), *tokenizer_, what_.preprocess,
                 this->image_shape()[0], model.embedding, evaluation_batch}};
-    return this->take_steps(phase::both, trainer, *from, step,
-                            [&] { this->evaluate_pairs(phase::both, towers, trainer.state().step); });
+    return this->telling_others([&] {
+      if (!this->resume(trainer) && !earlier_.path.empty()) {
+        train::load_parameters(earlier_.path, device, list, trainer.store(), "image.");
+        load_texts(device, list, trainer);
+      }
+      auto const from = data_->pairs(*tokenizer_, this->loader_options(phase::both));
+      return this->take_steps(phase::both, trainer, *from, step,
+                              [&] { this->evaluate_pairs(phase::both, towers, trainer.state().step); });
+    });
   }
 
   /// The text tower that a phase begins with, and the logits' scale and bias, if there are any.
@@ -247,6 +264,8 @@ class run_of_phases : session<Platform, T, Kind> {
   void keep(train::kept_embeddings<T>& to, train::sample_numbers const& numbers, auto const& compute) {
     auto const file = settings_.out + "/image_embeddings.safetensors";
     auto& ranks = platform_.launched();
+    ranks.wait_for_all();  // each has numbered its samples, which takes as long as its disk does
+    expect_common("samples for phase text to embed", numbers.digest(), ranks);
     double missing = within_ && io::detail::exists(file) ? 0 : 1;
     all_reduce(ranks.on_host(), view<double, 1>{&missing, {{1}}}, parallel::reduction::maximum);
     if (missing == 0)
@@ -286,6 +305,14 @@ void train(Platform const& platform, settings s) {
   run_of_phases<Platform, T, tools::clip_kind>{platform, std::move(s), data, *evaluation}.run();
 }
 
+/// Whether both are there, and one.
+inline bool same_folder(std::string const& a, std::string const& b) {
+  struct stat one {
+  }, other{};
+  return ::stat(a.c_str(), &one) == 0 && ::stat(b.c_str(), &other) == 0 && one.st_dev == other.st_dev &&
+         one.st_ino == other.st_ino;
+}
+
 /// The settings of a run that goes on are those of its checkpoint; throws io::error where they contradict each other.
 inline settings prepared(settings s) {
   if (s.resume == "latest") {
@@ -299,6 +326,8 @@ inline settings prepared(settings s) {
     fields.object("options");
     adopt(s, *run.find("options"), file);
   } else if (!s.init.empty()) {
+    if (same_folder(io::committed_folder(s.init), io::committed_folder(s.out + "/checkpoint")))
+      throw io::error("--init", s.init, "is where this run saves its own checkpoint: give it another --out");
     auto const run = train::read_run(s.init);
     if (auto const* const options = run.find("options"))
       s.model = io::json_fields{*options, s.init + "/state.json", "run.options"}.optional<std::string>(
@@ -311,16 +340,10 @@ inline settings prepared(settings s) {
 /// A run of settings that are prepared.
 template <class Platform>
 void train_on(Platform const& platform, settings s) {
-  auto& ranks = platform.launched();
-  try {
-    if (s.precision == "fp32")
-      train<Platform, float>(platform, std::move(s));
-    else
-      train<Platform, bf16>(platform, std::move(s));
-  } catch (std::exception const& e) {
-    ranks.announce(e.what());
-    throw;
-  }
+  if (s.precision == "fp32")
+    train<Platform, float>(platform, std::move(s));
+  else
+    train<Platform, bf16>(platform, std::move(s));
 }
 
 }  // namespace train_tool

@@ -261,7 +261,7 @@ TEST_CASE("nccl: a split and its whole end together", "[cuda][parallel][nccl]") 
     }
   });
   for (auto const r : {0u, 1u, 2u})
-    CHECK_THAT(said[r], ContainsSubstring("has waited 0.3 s in all_reduce of 5 elements"));
+    CHECK_THAT(said[r], ContainsSubstring("has waited 0.3 s in all_reduce with 5 elements"));
   CHECK(said[3] == "returned");
   CHECK(wrong.what == std::vector<std::string>{});
   CHECK(seen().aborted - before.aborted == 6);
@@ -280,7 +280,7 @@ TEST_CASE("nccl: the rank for which all wait is named across a mesh", "[cuda][pa
     context.wait();
   });
   for (auto const r : {0u, 1u, 2u})
-    CHECK_THAT(said[r], ContainsSubstring("has waited 2 s in all_reduce of 5 elements") &&
+    CHECK_THAT(said[r], ContainsSubstring("has waited 2 s in all_reduce with 5 elements") &&
                             ContainsSubstring("calls something else; in the end all wait for rank 3"));
 }
 
@@ -371,7 +371,7 @@ TEST_CASE("nccl: a rank that returns too early ends the others at the deadline",
     else
       CHECK_THAT(said[static_cast<std::size_t>(r)],
                  ContainsSubstring(
-                     "has waited 0.3 s in all_reduce of 5 elements of 4 bytes, its collective number 2: "
+                     "has waited 0.3 s in all_reduce with 5 elements of 4 bytes, its collective number 2: "
                      "a rank does not come, or calls something else"));
   CHECK(wrong.what == std::vector<std::string>{});
   CHECK(seen().aborted - before.aborted == 2);
@@ -399,7 +399,7 @@ TEST_CASE("nccl: an error that NCCL finds on one rank ends all", "[cuda][paralle
   });
   auto const own =
       "rank " + std::to_string(bad) +
-      " of 3: all_reduce of 5 elements of 4 bytes: NCCL says remote process exited or there was a network "
+      " of 3: all_reduce with 5 elements of 4 bytes: NCCL says remote process exited or there was a network "
       "error (emulated)";
   for (int r = 0; r < 3; ++r)
     CHECK(said[static_cast<std::size_t>(r)] ==
@@ -469,7 +469,7 @@ TEST_CASE("nccl: results, uploads and downloads are not waited for longer either
     else
       upload(context, view<float const, 1>{host}, buffer.view());
   });
-  CHECK_THAT(said[0], ContainsSubstring("has waited 0.3 s in all_reduce of 5 elements"));
+  CHECK_THAT(said[0], ContainsSubstring("has waited 0.3 s in all_reduce with 5 elements"));
 }
 
 TEST_CASE("nccl: time that the stream takes before a collective is not counted", "[cuda][parallel][nccl]") {

@@ -267,10 +267,7 @@ TEST_CASE("tcp: ranks that disagree all hear it", "[parallel][tcp][ranks]") {
       else
         split(c, 0);
     });
-    expected =
-        "ranks disagree: rank 0 calls split with 22 elements of 1 bytes, rank 1 calls barrier with 0 "
-        "elements of 0 "
-        "bytes";
+    expected = "ranks disagree: rank 0 calls split with 22 elements of 1 bytes, rank 1 calls barrier";
   }
   for (auto const& s : said) CHECK_THAT(s, ContainsSubstring(expected));
 }

@@ -26,27 +26,33 @@ echo "seed $RANDOM"
 killed=0
 for ((run = 1; run <= runs; run++)); do
   out=$work/run$run
-  done=no tries=0
+  done=no tries=0 killed_in_run=0
   while [ $done = no ]; do
     tries=$((tries + 1))
     [ $tries -le 60 ] || { cat "$work/log"; echo "run $run does not end"; exit 1; }
     rm -f "$work/pids"
     LAUNCH_PIDS=$work/pids train "$out" >"$work/log" 2>&1 &
     launcher=$!
-    # Two of three tries are killed; the others go to the end.
-    if [ $((RANDOM % 3)) != 0 ]; then
+    # Two of three tries are killed, until one is hit all of them; the others go to the end.
+    sent=no
+    if [ $killed_in_run = 0 ] || [ $((RANDOM % 3)) != 0 ]; then
       wait_ms=$((RANDOM % (took + 200)))
       sleep "$(printf '%d.%03d' $((wait_ms / 1000)) $((wait_ms % 1000)))"
       if [ -e "$work/pids" ]; then
         victim=$(sed -n "$((RANDOM % ranks + 1))p" "$work/pids")
-        if kill -KILL "$victim" 2>/dev/null; then killed=$((killed + 1)); fi
+        if kill -KILL "$victim" 2>/dev/null; then sent=yes; fi
       fi
-      at=$(date +%s)
-      wait $launcher && done=yes
+    fi
+    at=$(date +%s)
+    if wait $launcher; then
+      if [ $killed_in_run = 1 ]; then done=yes; else rm -rf "$out"; fi  # it came too late: again from the beginning
+    elif [ $sent = yes ]; then
+      killed=$((killed + 1)) killed_in_run=1
       [ $(($(date +%s) - at)) -le 30 ] || { cat "$work/log"; echo "run $run: the others took more than 30 s to stop"; exit 1; }
     else
-      wait $launcher || { cat "$work/log"; echo "run $run failed although nobody was killed"; exit 1; }
-      done=yes
+      cat "$work/log"
+      echo "run $run failed although nobody was killed"
+      exit 1
     fi
   done
   "$tools/yoke-export" --checkpoint "$out/checkpoint" --out "$work/run.safetensors" >/dev/null || exit 1

@@ -61,6 +61,23 @@ train_tool::settings small_run(temporary_folder const& folder, std::string const
   return s;
 }
 
+/// A rank that is a thread.
+class thread_rank final : public train_tool::launched_ranks {
+ public:
+  explicit thread_rank(parallel::threads& ranks) : any_{ranks} {}
+  int rank() const override { return any_.rank(); }
+  int size() const override { return any_.size(); }
+  int local_rank() const override { return rank(); }
+  parallel::any& on_host() override { return any_; }
+  parallel::rendezvous* meeting() override { return nullptr; }
+  std::chrono::milliseconds timeout() const override { return {}; }
+  void wait_for_all() override { barrier(any_); }
+  void announce(std::string const&) noexcept override {}
+
+ private:
+  parallel::any any_;
+};
+
 void run(train_tool::settings const& s) {
   train_tool::one_rank alone;
   train_tool::train_on(train_tool::on_cpu{alone}, train_tool::prepared(s));
@@ -126,6 +143,75 @@ TEST_CASE("yoke-train stopped within and between phases and resumed is bitwise n
           s.optimizer = "adafactorw";
           s.mix = "1:1";
         });
+}
+
+TEST_CASE(
+    "a run goes on where it was stopped: no further when it was told to stop there, nor on other data") {
+  temporary_folder const folder;
+  write_labelled(folder);
+  auto s = small_run(folder, "run");
+  s.resume = "latest";
+  s.stop_after = 12;  // the end of phase image
+  run(s);
+  auto const metrics = data_files::read(s.out + "/metrics.jsonl");
+  run(s);
+  s.stop_after = 5;
+  run(s);
+  CHECK(losses(s.out).size() == 12);
+  CHECK(data_files::read(s.out + "/metrics.jsonl") == metrics);
+
+  // Killed before what followed the last step of the phase was written.
+  auto const last_line = metrics.rfind('\n', metrics.size() - 2) + 1;
+  data_files::write(s.out + "/metrics.jsonl", metrics.substr(0, last_line));
+  CHECK(evaluations(s.out).size() == 1);
+  s.stop_after = 13;
+  run(s);
+  CHECK(evaluations(s.out).size() == 2);
+  CHECK(losses(s.out).size() == 13);
+
+  data_files::write_tar(
+      folder / "train-1.tar",
+      {{"a.png", data_files::png(data_files::noise(32, 32, 1))}, {"a.txt", "a photo of a"}, {"a.cls", "0"}});
+  CHECK_THROWS_WITH(run(s),
+                    ContainsSubstring("state.json: run.epoch_steps_image: was 6, and the data now give 3"));
+}
+
+TEST_CASE("the checkpoint that a run begins with is not where it saves") {
+  temporary_folder const folder;
+  write_labelled(folder);
+  auto s = small_run(folder, "run");
+  s.stop_after = 1;
+  run(s);
+  auto const model = data_files::read(s.out + "/checkpoint/model.safetensors");
+  s.init = folder / "run/../run/checkpoint";
+  CHECK_THROWS_WITH(run(s), ContainsSubstring("is where this run saves its own checkpoint"));
+  CHECK(data_files::read(s.out + "/checkpoint/model.safetensors") == model);
+}
+
+TEST_CASE("ranks that see other data say so before a step", "[ranks]") {
+  temporary_folder const folder;
+  write_labelled(folder);
+  auto const said = [&](auto const& change) {
+    std::array<std::string, 2> sentences;
+    parallel::threads_group{2}.run([&](parallel::threads& ranks) {
+      auto s = small_run(folder, "run");
+      s.mesh = "2x1";
+      if (ranks.rank() == 1)
+        change(s);
+      thread_rank here{ranks};
+      try {
+        train_tool::train_on(train_tool::on_cpu{here}, train_tool::prepared(s));
+      } catch (parallel::error const& e) {
+        sentences[static_cast<std::size_t>(ranks.rank())] = e.what();
+      }
+    });
+    CHECK(sentences[0] == sentences[1]);
+    return sentences[0];
+  };
+  CHECK(said([&](auto& s) { s.train_data = folder / "train-0.tar"; }) ==
+        "rank 1 has a number of samples for phase image other than rank 0");
+  CHECK(said([](auto& s) { s.vocabulary = 270; }) == "rank 1 has a tokenizer other than rank 0");
+  CHECK(!std::filesystem::exists(folder / "run/checkpoint"));
 }
 
 TEST_CASE("a run that is over and is started again stays as it was, its report as well") {

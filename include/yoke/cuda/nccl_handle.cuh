@@ -3,6 +3,7 @@
 #pragma once
 #include <yoke/cuda/device.cuh>
 #include <yoke/cuda/mark.cuh>
+#include <yoke/parallel/call.hpp>
 #include <yoke/parallel/rendezvous.hpp>
 
 #include <nccl.h>
@@ -45,11 +46,7 @@ struct collective_call {
   char const* name;
   std::size_t elements = 0, element_size = 0;
 
-  std::string text() const {
-    return element_size == 0 ? std::string(name)
-                             : std::string(name) + " of " + std::to_string(elements) + " elements of " +
-                                   std::to_string(element_size) + " bytes";
-  }
+  std::string text() const { return parallel::detail::text_of_call(name, elements, element_size); }
 };
 
 class nccl_handle;
@@ -255,13 +252,13 @@ class nccl_handle final : public watcher {
     return ranks;
   }
   std::string waited_in_vain(begun const& what) const {
-    auto text = "rank " + std::to_string(meeting_.rank()) + " has waited " +
-                parallel::detail::text_of(timeout_) + " in " + what.call.text() + ", its collective number " +
-                std::to_string(what.number) + ": a rank does not come, or calls something else";
+    auto const text = "rank " + std::to_string(meeting_.rank()) + " has waited " +
+                      parallel::detail::text_of(timeout_) + " in " + what.call.text() +
+                      ", its collective number " + std::to_string(what.number) +
+                      ": a rank does not come, or calls something else";
     auto const behind = meeting_.behind(others());
-    for (std::size_t i = 0; i < std::min<std::size_t>(behind.size(), 8); ++i)
-      text += (i > 0 ? ", rank " : "; in the end all wait for rank ") + std::to_string(behind[i]);
-    return text;
+    return behind.empty() ? text
+                          : text + "; in the end all wait for " + parallel::detail::text_of_ranks(behind);
   }
 
   mark next_mark() {

@@ -80,7 +80,7 @@ requires detail::copies_to<T, U>
 void all_gather(mpi& c, view<T, R> mine, view<U, S> all) {
   expects(all.size() == mine.size() * c.size(), "all_gather: `all` holds `mine` once for each rank");
   auto const bytes = detail::byte_count(mine);
-  c.transfers().run(collective::all_gather, {.elements = mine.size(), .element_size = sizeof(U)},
+  c.transfers().run(detail::call_of<U>(collective::all_gather, mine.size()),
                     static_cast<double>(detail::sent_by_gather(bytes, c.size())), [&] {
                       detail::copy_bytes_to(all.data + c.rank() * mine.size(), mine.data, bytes);
                       std::vector<extent_t> begins;
@@ -94,7 +94,7 @@ template <class T, int R, class U, int S>
 requires detail::sums_to<T, U>
 void reduce_scatter(mpi& c, view<T, R> all, view<U, S> mine) {
   expects(all.size() == mine.size() * c.size(), "reduce_scatter: `all` holds a part for each rank");
-  c.transfers().run(collective::reduce_scatter, {.elements = all.size(), .element_size = sizeof(U)},
+  c.transfers().run(detail::call_of<U>(collective::reduce_scatter, all.size()),
                     static_cast<double>(detail::sent_by_gather(detail::byte_count(mine), c.size())),
                     [&] { c.transfers().scatter_sums<U>(all.data, mine.size(), reduction::sum, mine.data); });
 }
@@ -102,11 +102,10 @@ void reduce_scatter(mpi& c, view<T, R> all, view<U, S> mine) {
 template <element T, int R>
 void all_reduce(mpi& c, view<T, R> buffer, reduction how = reduction::sum) {
   auto const elements = detail::sent_by_all_reduce(buffer.size(), c.rank(), c.size());
-  c.transfers().run(
-      collective::all_reduce,
-      {.elements = buffer.size(), .element_size = sizeof(T), .how = how == reduction::sum ? 0 : 1},
-      static_cast<double>(elements * static_cast<extent_t>(sizeof(T))),
-      [&] { c.transfers().reduce(buffer.data, buffer.size(), how); });
+  auto call = detail::call_of<T>(collective::all_reduce, buffer.size());
+  call.how = static_cast<std::uint32_t>(how);
+  c.transfers().run(call, static_cast<double>(elements * static_cast<extent_t>(sizeof(T))),
+                    [&] { c.transfers().reduce(buffer.data, buffer.size(), how); });
 }
 
 template <class T, int R>
@@ -114,9 +113,10 @@ requires(std::is_trivially_copyable_v<T> && !std::is_const_v<T>) void broadcast(
                                                                                 int root) {
   expects(root >= 0 && root < c.size(), "the root is one of the ranks");
   auto const bytes = detail::byte_count(buffer);
+  auto call = detail::call_of<T>(collective::broadcast, buffer.size());
+  call.root = static_cast<std::uint32_t>(root);
   c.transfers().run(
-      collective::broadcast, {.elements = buffer.size(), .element_size = sizeof(T), .more = root},
-      static_cast<double>(detail::sent_by_broadcast(bytes, c.rank(), root, c.size())), [&] {
+      call, static_cast<double>(detail::sent_by_broadcast(bytes, c.rank(), root, c.size())), [&] {
         auto& ranks = c.transfers();
         for (extent_t done = 0; c.size() > 1 && done < bytes; done += ranks.most_bytes()) {
           auto const count = static_cast<int>(std::min(ranks.most_bytes(), bytes - done));
@@ -135,7 +135,7 @@ void exchange(mpi& c, int to, view<T, R> send, int from, view<U, S> receive) {
   expects(to >= 0 && to < c.size() && from >= 0 && from < c.size(), "peers are ranks of the communicator");
   expects(send.size() == receive.size(), "exchange: as many elements come as go");
   auto const bytes = detail::byte_count(send);
-  c.transfers().run(collective::exchange, {.elements = send.size(), .element_size = sizeof(U)},
+  c.transfers().run(detail::call_of<U>(collective::exchange, send.size()),
                     to == c.rank() ? 0.0 : static_cast<double>(bytes), [&] {
                       auto& ranks = c.transfers();
                       if (to == c.rank() && from == c.rank())
@@ -153,11 +153,10 @@ requires(std::is_trivially_copyable_v<T> &&
   detail::expect_parts(begins, c.size(), buffer.size());
   auto constexpr size = static_cast<extent_t>(sizeof(T));
   auto const r = static_cast<std::size_t>(c.rank());
-  std::int64_t hash = 0;
-  for (auto const b : begins) hash = detail::mpi_handle::hash(hash, b);
+  auto call = detail::call_of<T>(collective::all_gather_parts, buffer.size());
+  call.parts = detail::hash_of_parts(begins);
   c.transfers().run(
-      collective::all_gather_parts, {.elements = buffer.size(), .element_size = sizeof(T), .more = hash / 2},
-      static_cast<double>(detail::sent_by_gather((begins[r + 1] - begins[r]) * size, c.size())), [&] {
+      call, static_cast<double>(detail::sent_by_gather((begins[r + 1] - begins[r]) * size, c.size())), [&] {
         std::vector<extent_t> in_bytes(begins.begin(), begins.end());
         for (auto& b : in_bytes) b *= size;
         c.transfers().gather_bytes(detail::bytes_at(buffer), in_bytes);
@@ -165,7 +164,8 @@ requires(std::is_trivially_copyable_v<T> &&
 }
 
 inline void barrier(mpi& c) {
-  c.transfers().run(collective::barrier, {}, 0, [] {});  // who has compared has met
+  c.transfers().run({.which = static_cast<std::uint32_t>(collective::barrier)}, 0,
+                    [] {});  // who has compared has met
 }
 
 /// A barrier at which ranks wait for what one of them does alone, such as an evaluation: `patience` long, where that is

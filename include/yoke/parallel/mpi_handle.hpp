@@ -3,6 +3,7 @@
 #pragma once
 #include <yoke/core/expects.hpp>
 #include <yoke/core/tensor.hpp>
+#include <yoke/parallel/call.hpp>
 #include <yoke/parallel/meeting.hpp>
 #include <yoke/parallel/mpi_session.hpp>
 #include <yoke/parallel/traffic.hpp>
@@ -30,41 +31,19 @@ struct mpi_options {
 
 namespace detail {
 
-/// A call, as the ranks compare it and as messages name it.
-struct mpi_call {
-  static constexpr std::array<char const*, 8> names{"all_gather", "reduce_scatter", "all_reduce",
-                                                    "broadcast",  "exchange",       "all_gather_parts",
-                                                    "barrier",    "split"};
-
-  std::int64_t which = 0;
-  std::int64_t elements = 0, element_size = 0;
-  std::int64_t how = 0;   // the reduction
-  std::int64_t more = 0;  // the root of a broadcast, or a hash of what parts begin with
-
-  std::array<std::int64_t, 5> numbers() const { return {which, elements, element_size, how, more}; }
-
-  std::string text(char const* between = " of ") const {
-    std::string const name = names[static_cast<std::size_t>(which)];
-    return element_size == 0 ? name
-                             : name + between + std::to_string(elements) + " elements of " +
-                                   std::to_string(element_size) + " bytes";
-  }
-
-  /// Where rank a's call is not rank b's.
-  static std::string difference(int a, mpi_call const& mine, int b, mpi_call const& theirs) {
-    auto const say = [](int rank, std::string const& what) { return "rank " + std::to_string(rank) + what; };
-    if (mine.which != theirs.which || mine.elements != theirs.elements ||
-        mine.element_size != theirs.element_size)
-      return say(a, " calls " + mine.text(" with ")) + ", " + say(b, " calls " + theirs.text(" with "));
-    if (mine.how != theirs.how)
-      return say(a, " wants the ") + (mine.how == 0 ? "sum, " : "maximum, ") + say(b, " the ") +
-             (theirs.how == 0 ? "sum" : "maximum");
-    if (mine.which == static_cast<std::int64_t>(collective::broadcast))
-      return say(a, " names root " + std::to_string(mine.more)) + ", " +
-             say(b, " root " + std::to_string(theirs.more));
-    return say(a, "'s parts begin elsewhere than ") + say(b, "'s");
-  }
-};
+/// The numbers in which ranks' calls may differ; all of them, and their negatives, are numbers of MPI's.
+inline std::array<std::int64_t, 6> numbers_of(call const& c) {
+  return {c.which, static_cast<std::int64_t>(c.elements),  c.element_size, c.how,
+          c.root,  static_cast<std::int64_t>(c.parts >> 1)};
+}
+inline call call_of_numbers(std::int64_t const* n) {
+  return {.elements = static_cast<std::uint64_t>(n[1]),
+          .parts = static_cast<std::uint64_t>(n[5]) << 1,
+          .which = static_cast<std::uint32_t>(n[0]),
+          .element_size = static_cast<std::uint32_t>(n[2]),
+          .how = static_cast<std::uint32_t>(n[3]),
+          .root = static_cast<std::uint32_t>(n[4])};
+}
 
 /// All ranks call its functions alike. What these throw ends the session, and what is under way then is left to MPI:
 /// the owner does not destroy a handle whose session has failed.
@@ -98,7 +77,7 @@ class mpi_handle {
   }
   /// Those of `whole` that name the same color.
   mpi_handle(mpi_handle& whole, int color) : session_{whole.session_}, options_{whole.options_} {
-    whole.run({.which = 7}, [&] {
+    whole.run({.which = split_call}, [&] {
       auto& colors = whole.gathered_;
       colors.assign(static_cast<std::size_t>(whole.size()), color);
       whole.start([&](MPI_Request* r) {
@@ -130,7 +109,7 @@ class mpi_handle {
   /// Does a collective: work() starts and awaits what it consists of, once all ranks have come and called the same. So
   /// nothing is under way when one does not come, or differs.
   template <class Work>
-  void run(mpi_call const& call, Work const& work) {
+  void run(detail::call const& call, Work const& work) {
     session_->expect_alive();
     ending_session([&] {
       call_ = call;
@@ -142,18 +121,17 @@ class mpi_handle {
   }
   /// The same, counted.
   template <class Work>
-  void run(collective which, mpi_call call, double sent, Work const& work) {
+  void run(detail::call const& call, double sent, Work const& work) {
     auto const since = mpi_pause::clock::now();
-    call.which = static_cast<std::int64_t>(which);
     run(call, work);
-    traffic_.count(which, sent);
+    traffic_.count(static_cast<collective>(call.which), sent);
     traffic_.seconds += std::chrono::duration<double>(mpi_pause::clock::now() - since).count();
   }
 
   /// Returns when all ranks have called it, one of them so much later.
   void meet(std::chrono::milliseconds patience) {
     auto const timeout = std::exchange(options_.timeout, std::max(patience, options_.timeout));
-    run(collective::barrier, {}, 0, [] {});
+    run({.which = static_cast<std::uint32_t>(collective::barrier)}, 0, [] {});
     options_.timeout = timeout;
   }
 
@@ -239,7 +217,7 @@ class mpi_handle {
 
   /// Where the largest of each number is also the smallest, all have called the same.
   void compare() {
-    auto const mine = call_.numbers();
+    auto const mine = numbers_of(call_);
     for (std::size_t i = 0; i < mine.size(); ++i) {
       said_[2 * i] = mine[i];
       said_[2 * i + 1] = -mine[i];
@@ -251,11 +229,11 @@ class mpi_handle {
     wait();
     for (std::size_t i = 0; i < largest_.size(); i += 2)
       if (largest_[i] != -largest_[i + 1])
-        throw error("ranks disagree: " + difference());
+        throw error(difference());
   }
   /// The first rank that differs from the first of all; every rank comes here.
   std::string difference() {
-    auto const mine = call_.numbers();
+    auto const mine = numbers_of(call_);
     auto const n = mine.size();
     gathered_.resize(n * static_cast<std::size_t>(size_));
     std::copy(mine.begin(), mine.end(),
@@ -265,13 +243,10 @@ class mpi_handle {
                             MPI_INT64_T, ranks_, r);
     });
     wait();
-    auto const call_of = [&](std::size_t r) {
-      auto const* const is = gathered_.data() + n * r;
-      return mpi_call{is[0], is[1], is[2], is[3], is[4]};
-    };
+    auto const call_of = [&](std::size_t r) { return call_of_numbers(gathered_.data() + n * r); };
     std::size_t other = 1;
-    while (call_of(other).numbers() == call_of(0).numbers()) ++other;
-    return mpi_call::difference(names_[0], call_of(0), names_[other], call_of(other));
+    while (call_of(other) == call_of(0)) ++other;
+    return detail::difference(names_[0], call_of(0), names_[other], call_of(other));
   }
 
   /// Whether all that was started is done.
@@ -308,9 +283,9 @@ class mpi_handle {
   int rank_ = 0, size_ = 1;
   std::vector<int> names_;  // the ranks as MPI_COMM_WORLD has them
   std::int64_t name_ = 0;   // of the communicator, the same on its ranks
-  mpi_call call_;
+  detail::call call_;
   std::int64_t number_ = 0;  // of collectives
-  std::array<std::int64_t, 2 * std::tuple_size_v<decltype(mpi_call{}.numbers())>> said_{}, largest_{};
+  std::array<std::int64_t, 2 * std::tuple_size_v<decltype(numbers_of({}))>> said_{}, largest_{};
   std::vector<MPI_Request> requests_;
   std::vector<MPI_Status> statuses_;
   std::vector<std::int64_t> gathered_;  // numbers of every rank

@@ -1,5 +1,6 @@
 // Who is missing: MPI does not say it, so ranks that have waited for some time tell all others what they wait for.
 #pragma once
+#include <yoke/parallel/call.hpp>
 #include <yoke/parallel/mpi_calls.hpp>
 
 #include <algorithm>
@@ -103,17 +104,6 @@ class mpi_roll {
     mpi_wait what;
     std::vector<MPI_Request> to;
   };
-
-  static std::string text_of_ranks(std::set<int> const& ranks) {
-    std::string list;
-    std::size_t count = 0;
-    for (auto const r : ranks)
-      if (++count <= mpi_wait::most)
-        list += (count > 1 ? ", " : "") + std::to_string(r);
-    if (count > mpi_wait::most)
-      list += " and " + std::to_string(count - mpi_wait::most) + " more";
-    return (count == 1 ? "rank " : "ranks ") + list;
-  }
 
   std::set<int> missing(std::int64_t communicator, std::int64_t number,
                         std::vector<int> const& members) const {

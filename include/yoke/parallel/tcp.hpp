@@ -100,8 +100,8 @@ struct tcp_access {
       mine += door.mine().card();
       auto const bytes = mine.size();
       std::string cards(bytes * whole.size(), '\0');
-      c.state_->algorithms.gather({.elements = bytes, .which = split_call, .element_size = 1}, mine.data(),
-                                  cards.data(), [&](std::size_t r) { return r * bytes; });
+      c.state_->algorithms.gather({.what = {.elements = bytes, .which = split_call, .element_size = 1}},
+                                  mine.data(), cards.data(), [&](std::size_t r) { return r * bytes; });
       std::vector<contact> members;
       std::vector<int> names;
       int rank = 0;
@@ -132,13 +132,6 @@ struct tcp_access {
 };
 
 template <class T>
-tcp_call call_of(collective which, extent_t elements) {
-  return {.elements = static_cast<std::uint64_t>(elements),
-          .which = static_cast<std::uint32_t>(which),
-          .element_size = sizeof(T)};
-}
-
-template <class T>
 extent_t bytes_of_elements(extent_t n) {
   return n * static_cast<extent_t>(sizeof(T));
 }
@@ -157,7 +150,7 @@ void all_gather(tcp& c, view<T, R> mine, view<U, S> all) {
   detail::tcp_access::run(c, collective::all_gather,
                           detail::bytes_of_elements<U>(detail::sent_by_gather(mine.size(), c.size())),
                           [&](auto& ranks) {
-                            ranks.gather(detail::call_of<U>(collective::all_gather, mine.size()), mine.data,
+                            ranks.gather({detail::call_of<U>(collective::all_gather, mine.size())}, mine.data,
                                          all.data, [&](std::size_t r) { return r * each; });
                           });
 }
@@ -167,12 +160,13 @@ template <class T, int R, class U, int S>
 requires detail::sums_to<T, U>
 void reduce_scatter(tcp& c, view<T, R> all, view<U, S> mine) {
   expects(all.size() == mine.size() * c.size(), "reduce_scatter: `all` holds a part for each rank");
-  detail::tcp_access::run(
-      c, collective::reduce_scatter,
-      detail::bytes_of_elements<U>(detail::sent_by_gather(mine.size(), c.size())), [&](auto& ranks) {
-        ranks.reduce_scatter(detail::call_of<U>(collective::reduce_scatter, all.size()), all.data, mine.data,
-                             static_cast<std::size_t>(mine.size()), detail::combine_parts<U, reduction::sum>);
-      });
+  detail::tcp_access::run(c, collective::reduce_scatter,
+                          detail::bytes_of_elements<U>(detail::sent_by_gather(mine.size(), c.size())),
+                          [&](auto& ranks) {
+                            ranks.reduce_scatter({detail::call_of<U>(collective::reduce_scatter, all.size())},
+                                                 all.data, mine.data, static_cast<std::size_t>(mine.size()),
+                                                 detail::combine_parts<U, reduction::sum>);
+                          });
 }
 
 template <element T, int R>
@@ -183,7 +177,7 @@ void all_reduce(tcp& c, view<T, R> buffer, reduction how = reduction::sum) {
       c, collective::all_reduce,
       detail::bytes_of_elements<T>(detail::sent_by_all_reduce(buffer.size(), c.rank(), c.size())),
       [&](auto& ranks) {
-        ranks.all_reduce(call, buffer.data, static_cast<std::size_t>(buffer.size()),
+        ranks.all_reduce({call}, buffer.data, static_cast<std::size_t>(buffer.size()),
                          how == reduction::sum ? detail::combine_parts<T, reduction::sum>
                                                : detail::combine_parts<T, reduction::maximum>);
       });
@@ -194,11 +188,11 @@ requires(std::is_trivially_copyable_v<T> && !std::is_const_v<T>) void broadcast(
                                                                                 int root) {
   expects(root >= 0 && root < c.size(), "the root is one of the ranks");
   auto call = detail::call_of<T>(collective::broadcast, buffer.size());
-  call.from = static_cast<std::uint32_t>(root);
+  call.root = static_cast<std::uint32_t>(root);
   auto const bytes = detail::bytes_of_elements<T>(buffer.size());
   detail::tcp_access::run(
       c, collective::broadcast, detail::sent_by_broadcast(bytes, c.rank(), root, c.size()), [&](auto& ranks) {
-        ranks.broadcast(call, buffer.data, static_cast<std::size_t>(bytes), static_cast<std::size_t>(root));
+        ranks.broadcast({call}, buffer.data, static_cast<std::size_t>(bytes), static_cast<std::size_t>(root));
       });
 }
 
@@ -208,9 +202,9 @@ requires detail::copies_to<T, U>
 void exchange(tcp& c, int to, view<T, R> send, int from, view<U, S> receive) {
   expects(to >= 0 && to < c.size() && from >= 0 && from < c.size(), "peers are ranks of the communicator");
   expects(send.size() == receive.size(), "exchange: as many elements come as go");
-  auto call = detail::call_of<U>(collective::exchange, send.size());
-  call.to = static_cast<std::uint32_t>(to);
-  call.from = static_cast<std::uint32_t>(from);
+  detail::tcp_call const call{
+      .what = detail::call_of<U>(collective::exchange, send.size()),
+      .peers = {.to = static_cast<std::uint32_t>(to), .from = static_cast<std::uint32_t>(from)}};
   auto const bytes = detail::bytes_of_elements<U>(send.size());
   detail::tcp_access::run(c, collective::exchange, to == c.rank() ? 0 : bytes, [&](auto& ranks) {
     ranks.exchange(call, send.data, receive.data, static_cast<std::size_t>(bytes));
@@ -223,21 +217,20 @@ requires(std::is_trivially_copyable_v<T> &&
                                                     std::span<extent_t const> begins) {
   detail::expect_parts(begins, c.size(), buffer.size());
   auto call = detail::call_of<T>(collective::all_gather_parts, buffer.size());
-  call.parts =
-      configuration_hash({reinterpret_cast<char const*>(begins.data()), begins.size() * sizeof(extent_t)});
+  call.parts = detail::hash_of_parts(begins);
   auto const me = static_cast<std::size_t>(c.rank());
   detail::tcp_access::run(
       c, collective::all_gather_parts,
       detail::bytes_of_elements<T>(detail::sent_by_gather(begins[me + 1] - begins[me], c.size())),
       [&](auto& ranks) {
-        ranks.gather(call, buffer.data + begins[me], buffer.data,
+        ranks.gather({call}, buffer.data + begins[me], buffer.data,
                      [&](std::size_t r) { return static_cast<std::size_t>(begins[r]) * sizeof(T); });
       });
 }
 
 inline void barrier(tcp& c) {
   detail::tcp_access::run(c, collective::barrier, 0, [](auto& ranks) {
-    ranks.barrier({.which = static_cast<std::uint32_t>(collective::barrier)});
+    ranks.barrier({{.which = static_cast<std::uint32_t>(collective::barrier)}});
   });
 }
 

@@ -46,7 +46,7 @@ class tcp_algorithms {
   void reduce_scatter(tcp_call const& call, void const* all, void* mine, std::size_t elements,
                       combiner combine) {
     links_.begin(call);
-    auto const size = std::size_t{call.element_size};
+    auto const size = std::size_t{call.what.element_size};
     auto const step = elements_at_once(size, elements);
     for (std::size_t first = 0;; first += step) {
       auto const n = std::min(step, elements - first);
@@ -67,7 +67,7 @@ class tcp_algorithms {
   /// piece that is ready goes out together with what the others need for their next.
   void all_reduce(tcp_call const& call, void* buffer, std::size_t elements, combiner combine) {
     links_.begin(call);
-    auto const size = std::size_t{call.element_size};
+    auto const size = std::size_t{call.what.element_size};
     auto const ranks = static_cast<int>(links_.size());
     auto const largest = (elements + links_.size() - 1) / links_.size();
     auto const step = elements_at_once(size, largest);
@@ -131,12 +131,13 @@ class tcp_algorithms {
   void exchange(tcp_call const& call, void const* send, void* receive, std::size_t bytes) {
     links_.begin(call);
     auto const me = links_.rank();
-    if (call.to == me && call.from == me)
+    auto const [to, from] = call.peers;
+    if (to == me && from == me)
       copy(send, receive, bytes);
-    if (call.to != me)
-      links_.send(call.to, send, bytes);
-    if (call.from != me)
-      links_.receive(call.from, receive, bytes);
+    if (to != me)
+      links_.send(to, send, bytes);
+    if (from != me)
+      links_.receive(from, receive, bytes);
     links_.transfer();
   }
 

@@ -84,7 +84,7 @@ class tcp_links {
     if (!failure_.empty())
       throw error(failure_);
     look();
-    call.number = ++count_;
+    call.what.number = ++count_;
     calls_.assign(peers_.size(), std::nullopt);
     calls_[rank_] = call;
     begins_ = true;
@@ -263,21 +263,13 @@ class tcp_links {
     return names;
   }
 
-  /// "rank 3", "ranks 3, 5"
-  static std::string text_of_ranks(std::vector<int> const& names) {
-    std::string list = names.size() == 1 ? "rank " : "ranks ";
-    for (std::size_t i = 0; i < std::min<std::size_t>(names.size(), 8); ++i)
-      list += (i == 0 ? "" : ", ") + std::to_string(names[i]);
-    return names.size() > 8 ? list + " and " + std::to_string(names.size() - 8) + " more" : list;
-  }
-
   /// On a mesh, those that do not come may themselves wait for somebody who is not in this communicator.
   std::string complaint() const {
     auto const they = awaited();
     auto const names = names_of(they.ranks), behind = meeting_.behind(names);
     auto const text = "rank " + std::to_string(names_[rank_]) + " has waited " + text_of(patience_) + " in " +
-                      calls_[rank_]->text() + ", its collective number " + std::to_string(count_) + ": " +
-                      text_of_ranks(names) + (names.size() == 1 ? they.does : they.all_do);
+                      calls_[rank_]->what.text() + ", its collective number " + std::to_string(count_) +
+                      ": " + text_of_ranks(names) + (names.size() == 1 ? they.does : they.all_do);
     return behind.empty() || behind == names ? text
                                              : text + "; in the end all wait for " + text_of_ranks(behind);
   }

@@ -102,7 +102,7 @@ struct threads_access {
   template <class Work>
   static void call(threads& c, collective which, contribution mine, extent_t sent, Work const& work) {
     auto const start = std::chrono::steady_clock::now();
-    mine.call = collective_names[static_cast<std::size_t>(which)];
+    mine.what.which = static_cast<std::uint32_t>(which);
     c.room_->collective(c.rank_, mine, work);
     c.traffic_.count(which, static_cast<double>(sent));
     c.traffic_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -113,7 +113,7 @@ struct threads_access {
       int color;
       std::shared_ptr<threads_room> room{};  // made by the first rank of a color
     } mine{color};
-    contribution const shown{.call = "split", .source = &mine};
+    contribution const shown{.what = {.which = split_call}, .source = &mine};
     auto const offered = [](contribution const& r) -> offer const& {
       return *static_cast<offer const*>(r.source);
     };
@@ -141,8 +141,7 @@ struct threads_access {
 
 template <class T, class U>
 contribution brings(T* source, extent_t elements, U* target) {
-  return {.elements = static_cast<std::size_t>(elements),
-          .element_size = sizeof(T),
+  return {.what = {.elements = static_cast<std::uint64_t>(elements), .element_size = sizeof(T)},
           .source = source,
           .target = target};
 }
@@ -179,7 +178,7 @@ void all_gather(threads& c, view<T, R> mine, view<U, S> all) {
                                sent, [&](auto const& ranks) {
                                  for (std::size_t r = 0; r < ranks.size(); ++r)
                                    detail::copy_bytes(all.data + static_cast<extent_t>(r) * mine.size(),
-                                                      ranks[r].source, ranks[r].elements * sizeof(U));
+                                                      ranks[r].source, ranks[r].what.elements * sizeof(U));
                                });
 }
 
@@ -203,7 +202,7 @@ void reduce_scatter(threads& c, view<T, R> all, view<U, S> mine) {
 template <element T, int R>
 void all_reduce(threads& c, view<T, R> buffer, reduction how = reduction::sum) {
   auto mine = detail::brings(buffer.data, buffer.size(), buffer.data);
-  mine.how = how;
+  mine.what.how = static_cast<std::uint32_t>(how);
   detail::share_of_elements const share{buffer.size(), c.rank(), c.size()};
   auto const sent = detail::bytes_of<T>(detail::sent_by_all_reduce(buffer.size(), c.rank(), c.size()));
   detail::threads_access::call(c, collective::all_reduce, mine, sent, [&](auto const& ranks) {
@@ -218,7 +217,7 @@ requires(std::is_trivially_copyable_v<T> && !std::is_const_v<T>) void broadcast(
                                                                                 int root) {
   expects(root >= 0 && root < c.size(), "the root is one of the ranks");
   auto mine = detail::brings(buffer.data, buffer.size(), buffer.data);
-  mine.from = root;
+  mine.what.root = static_cast<std::uint32_t>(root);
   auto const sent = detail::sent_by_broadcast(detail::bytes_of<T>(buffer.size()), c.rank(), root, c.size());
   detail::threads_access::call(c, collective::broadcast, mine, sent, [&](auto const& ranks) {
     detail::copy_bytes(buffer.data, ranks[static_cast<std::size_t>(root)].source,
@@ -233,8 +232,7 @@ void exchange(threads& c, int to, view<T, R> send, int from, view<U, S> receive)
   expects(to >= 0 && to < c.size() && from >= 0 && from < c.size(), "peers are ranks of the communicator");
   expects(send.size() == receive.size(), "exchange: as many elements come as go");
   auto mine = detail::brings(send.data, send.size(), receive.data);
-  mine.to = to;
-  mine.from = from;
+  mine.peers = {.to = static_cast<std::uint32_t>(to), .from = static_cast<std::uint32_t>(from)};
   auto const sent = to == c.rank() ? 0 : detail::bytes_of<U>(send.size());
   detail::threads_access::call(c, collective::exchange, mine, sent, [&](auto const& ranks) {
     detail::copy_bytes(receive.data, ranks[static_cast<std::size_t>(from)].source,
@@ -249,7 +247,7 @@ requires(std::is_trivially_copyable_v<T> &&
   detail::expect_parts(begins, c.size(), buffer.size());
   auto const me = static_cast<std::size_t>(c.rank());
   auto mine = detail::brings(buffer.data, buffer.size(), buffer.data);
-  mine.begins = begins;
+  mine.what.parts = detail::hash_of_parts(begins);
   auto const sent = detail::bytes_of<T>(detail::sent_by_gather(begins[me + 1] - begins[me], c.size()));
   detail::threads_access::call(c, collective::all_gather_parts, mine, sent, [&](auto const& ranks) {
     for (std::size_t r = 0; r < ranks.size(); ++r)

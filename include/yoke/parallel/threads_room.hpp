@@ -1,7 +1,7 @@
 // Where ranks that are threads meet: they show each other their memory, and learn who is missing or wants something else.
 #pragma once
 #include <yoke/core/errors.hpp>
-#include <yoke/parallel/communicator.hpp>
+#include <yoke/parallel/call.hpp>
 
 #include <algorithm>
 #include <condition_variable>
@@ -10,9 +10,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -20,47 +18,18 @@ namespace yoke::parallel::detail {
 
 /// What one rank brings to a collective.
 struct contribution {
-  std::string_view call{};       // a collective, or split
-  std::size_t elements = 0;      // of the buffer below
-  std::size_t element_size = 0;  // bytes
+  call what{};
   void const* source = nullptr;
   void* target = nullptr;
-  int to = 0, from = 0;  // peers of an exchange; `from` is the root of a broadcast
-  reduction how = reduction::sum;
-  std::span<extent_t const> begins{};  // of all_gather_parts
-
-  bool is(collective c) const { return call == collective_names[static_cast<std::size_t>(c)]; }
+  exchange_peers peers{};
 };
 
-/// The sentence that says who differs; empty when all agree. Ranks are called by `names`.
+/// The sentence that says who differs; empty when all agree.
 inline std::string disagreement(std::vector<contribution> const& ranks, std::vector<int> const& names) {
-  auto const name = [&](std::size_t r) { return "rank " + std::to_string(names[r]); };
-  auto const peer = [&](int r) { return name(static_cast<std::size_t>(r)); };
-  auto const said = [&](std::size_t r) {
-    return name(r) + " calls " + std::string(ranks[r].call) + " with " + std::to_string(ranks[r].elements) +
-           " elements of " + std::to_string(ranks[r].element_size) + " bytes";
-  };
-  auto const& first = ranks.front();
-  for (std::size_t r = 1; r < ranks.size(); ++r) {
-    auto const& other = ranks[r];
-    auto const both = [&] { return "ranks disagree: " + said(0) + ", " + said(r); };
-    if (other.call != first.call || other.elements != first.elements ||
-        other.element_size != first.element_size)
-      return both();
-    if (other.how != first.how)
-      return both() + ": one sums, one takes the maximum";
-    if (!std::ranges::equal(other.begins, first.begins))
-      return both() + ": their parts differ";
-    if (first.is(collective::broadcast) && other.from != first.from)
-      return "ranks disagree: " + name(0) + " names root " + std::to_string(first.from) + ", " + name(r) +
-             " root " + std::to_string(other.from);
-  }
-  if (first.is(collective::exchange))
-    for (std::size_t r = 0; r < ranks.size(); ++r)
-      if (auto const from = static_cast<std::size_t>(ranks[r].from); ranks[from].to != static_cast<int>(r))
-        return "ranks disagree: " + name(r) + " waits for " + name(from) + ", which sends to " +
-               peer(ranks[from].to);
-  return {};
+  auto const problem = disagreement(names, [&](std::size_t r) { return &ranks[r].what; });
+  if (!problem.empty() || !ranks.front().what.is(collective::exchange))
+    return problem;
+  return exchange_disagreement(names, [&](std::size_t r) { return &ranks[r].peers; });
 }
 
 /// A rank that takes no further part: those that wait for it learn it at once, and all others when somebody has waited in
