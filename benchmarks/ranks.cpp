@@ -1,6 +1,7 @@
-// A training step on 1, 2 and 4 ranks, each with the same number of pairs and together with the same number of threads:
-// pairs a second, the share of a step's time that a rank spends in collectives, and what it sends, which must be what the
-// plan says, to the byte. Ranks are threads; by mpirun, in a build with MPI, processes:
+// A training step on 1, 2 and 4 ranks, each with the same number of pairs and at least one thread, together with the same
+// number of threads where that is as many as there are ranks: pairs a second, the time that a rank's collectives take, also
+// while it computes, and the most that a rank sends, which must be what the plan says, to the byte. Ranks are threads; by
+// mpirun, in a build with MPI, processes:
 //
 //   ranks [threads in all] | mpirun -n 2 ranks mpi [threads in all]
 #include <yoke/contrastive/presets.hpp>
@@ -30,7 +31,7 @@ constexpr extent_t batch = 64;  // of a rank
 
 /// What one rank measured.
 struct measured {
-  double seconds = 0, talk = 0, bytes = 0;  // of a step
+  double seconds = 0, communication = 0, bytes = 0;  // of a step
 };
 
 measured steps(parallel::any all, parallel::mesh_shape across, int threads) {
@@ -81,7 +82,7 @@ void report(parallel::mesh_shape across, std::string const& kind, int threads, m
   bench::report("tiny, 64 pairs a rank, " + std::to_string(across.data) + " x " +
                     std::to_string(across.model) + " " + kind,
                 std::to_string(threads) + " threads each", pairs, "pairs/s", alone > 0 ? pairs / alone : 1,
-                "\"share_of\": \"one rank\", \"talk_ms\": " + std::to_string(1e3 * m.talk) +
+                "\"share_of\": \"one rank\", \"communication_ms\": " + std::to_string(1e3 * m.communication) +
                     ", \"step_ms\": " + std::to_string(1e3 * m.seconds) + ", \"sent_bytes\": " +
                     std::to_string(static_cast<long long>(m.bytes)) + ", \"as_planned\": true");
 }
@@ -97,8 +98,10 @@ void by_threads(int threads) {
     parallel::threads_group{across.ranks()}.run([&](parallel::threads& ranks) {
       auto const mine = steps(parallel::any{ranks}, across, each);
       std::lock_guard const lock{mutex};
+      auto const bytes = std::max(mine.bytes, slowest.bytes);
       if (mine.seconds > slowest.seconds)
         slowest = mine;
+      slowest.bytes = bytes;
     });
     report(across, "thread ranks", each, slowest, alone);
     if (across.ranks() == 1)
@@ -130,7 +133,8 @@ void by_mpi(int threads) {
   auto const each = std::max(1, threads / all.size());
   for (parallel::mesh_shape const across :
        {parallel::mesh_shape{all.size(), 1}, parallel::mesh_shape{1, all.size()}}) {
-    auto const mine = steps(all, across, each);
+    auto mine = steps(all, across, each);
+    all_reduce(all, view<double, 1>{&mine.bytes, {{1}}}, parallel::reduction::maximum);
     if (all.rank() == 0)
       report(across, "MPI ranks", each, mine, alone);
   }
@@ -147,5 +151,8 @@ int main(int count, char** arguments) {
 #ifdef YOKE_BENCHMARKS_MPI
   else
     by_mpi(given);
+#else
+  else
+    return std::fprintf(stderr, "ranks: this build has no MPI\n"), 1;
 #endif
 }

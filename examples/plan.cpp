@@ -235,28 +235,32 @@ int main(int count, char** arguments) {
   clusters->add_option("--most-model", s.most_model, "Longest model axis that is tried")
       ->check(positive)
       ->capture_default_str();
-  clusters->add_option("--host-devices", s.cluster.host_devices, "Devices of a host")
+  clusters->add_option("--host-devices", s.cluster.devices_per_host, "Devices of a host")
       ->check(positive)
       ->capture_default_str();
   clusters
-      ->add_option("--host-link", s.cluster.host_link,
+      ->add_option("--host-link", s.cluster.bandwidth_within_host,
                    "Bytes a second and direction of a device within its host")
       ->check(positive)
       ->capture_default_str();
   clusters
-      ->add_option("--link", s.cluster.link_between,
+      ->add_option("--link", s.cluster.bandwidth_between_hosts,
                    "Bytes a second and direction of a device to other hosts")
       ->check(positive)
       ->capture_default_str();
   clusters->add_option("--latency", s.cluster.latency, "Seconds of a collective beyond its bytes")
       ->capture_default_str();
-  clusters->add_option("--peak", s.cluster.peak, "Operations a second of a device")
-      ->check(positive)
-      ->capture_default_str();
-  clusters->add_option("--share-of-peak", s.cluster.share_of_peak, "That a step reaches")
+  auto* const peak =
+      clusters
+          ->add_option("--peak", s.cluster.peak_flops,
+                       "Operations a second of a device; without it 989e12 in bf16, 67e12 in fp32")
+          ->check(positive);
+  clusters->add_option("--share-of-peak", s.cluster.utilization, "That a step reaches")
       ->check(CLI::Range(0.01, 1.0))
       ->capture_default_str();
   CLI11_PARSE(app, count, arguments);
+  if (s.precision == "fp32" && peak->count() == 0)
+    s.cluster.peak_flops = 67e12;  // NVIDIA's figure for H100 and H200 SXM without tensor cores
   return tools::run("yoke-plan", [&] {
     if (s.precision == "bf16")
       plan<bf16>(s);

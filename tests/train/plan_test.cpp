@@ -2,9 +2,11 @@
 // way that is chosen for a budget.
 #include <yoke/cpu/context.hpp>
 #include <yoke/parallel/solo.hpp>
+#include <yoke/train/phase_plan.hpp>
 #include <yoke/train/plan_report.hpp>
 #include <yoke/train/trainer.hpp>
 
+#include "contrastive/phase_models.hpp"
 #include "contrastive/small_step.hpp"
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
@@ -61,6 +63,33 @@ TEST_CASE("the plan of each way of rematerialising is the real step's use, to th
   s.compact = true;
   s.optimizer = optim::adafactor_w_options{};
   take<compact<cpu::context<bf16>>>(m, s, train::plan_step<bf16>(m.model, m.list, s));
+}
+
+TEST_CASE("the plan of a classification step is the real step's use, to the byte, and names its parts") {
+  parameter_list list;
+  auto const model = made_up::small_classifier(scope{list});
+  made_up::data const d;
+  made_up::labels const labels;
+  train::planned_step s{.batch = rows, .image = {{8, 8, 3}}, .step = {.micro_batch = 4}};
+  auto const check = [&]<class C>(std::type_identity<C>) {
+    auto const plan = train::plan_classification<bf16>(model, list, s);
+    C c{plan.activations, plan.gradients};
+    parameter_store<C> store{c, list};
+    initialize(c, list, 1, store);
+    parallel::solo alone;
+    contrastive::classification_step(c, alone, model, store, d.images(0, rows), labels.slice(0, rows),
+                                     {.micro_batch = 4});
+    CHECK(c.memory.peak() == plan.activations);
+    CHECK(c.gradient_memory.peak() == plan.gradients);
+    CHECK(plan.persistent ==
+          plan.master + plan.compute_copy + plan.parameter_gradients + plan.optimizer_state);
+    return plan;
+  };
+  auto const full = check(std::type_identity<cpu::context<bf16>>{});
+  s.compact = true;
+  s.optimizer = optim::adafactor_w_options{};
+  auto const lean = check(std::type_identity<compact<cpu::context<bf16>>>{});
+  CHECK(lean.persistent < full.persistent);
 }
 
 TEST_CASE("a plan's parts are its parameters' bytes") {

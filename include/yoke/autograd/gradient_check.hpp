@@ -17,6 +17,7 @@ struct gradient_difference {
   std::string where;
 };
 
+/// How gradients are compared with central differences.
 struct gradient_check_options {
   double step = 1e-5;
   double deviation = 0.5;  // of the random inputs and parameters

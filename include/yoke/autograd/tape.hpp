@@ -100,6 +100,7 @@ inline void expect_share(model_share share, parallel::any const* axis) {
 
 }  // namespace detail
 
+/// What a tape is to do beside recording operations.
 struct tape_options {
   bool record = true;    // keep what backward needs
   bool training = true;  // dropout and stochastic depth are active

@@ -94,15 +94,15 @@ inline std::optional<basic_config> basic_preset(std::string_view name) {
   return std::nullopt;
 }
 
-/// BASIC-S: 23.7 M parameters see, 109 M read.
+/// BASIC-S: an image tower of 23.7 M parameters and a text tower of 109 M.
 inline basic_model<> basic_s(scope s) {
   return basic(s, *basic_preset("basic_s"));
 }
-/// BASIC-M: 163 M and 185 M.
+/// BASIC-M: 163 M and 185 M parameters.
 inline basic_model<> basic_m(scope s) {
   return basic(s, *basic_preset("basic_m"));
 }
-/// BASIC-L: 2429 M and 676 M.
+/// BASIC-L: 2429 M and 676 M parameters.
 inline basic_model<> basic_l(scope s) {
   return basic(s, *basic_preset("basic_l"));
 }

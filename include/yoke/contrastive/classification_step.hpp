@@ -27,6 +27,7 @@ struct image_classifier {
   value<2> operator()(auto& t, auto const& images) const { return head(t, image(t, images)); }
 };
 
+/// Of one step on one rank; what concerns the batch is the same on every rank.
 struct classification_options {
   extent_t micro_batch = 0;  // divides the batch; 0: the batch itself
   random_key random{};       // first_sample: of this rank's batch within the global batch
@@ -37,6 +38,7 @@ struct classification_options {
   gradient_watch* watch = nullptr;      // told when gradients of parameters are added to
 };
 
+/// Of all ranks together, the same on each.
 struct classification_result {
   double loss = 0;      // mean over the global batch
   double accuracy = 0;  // the share of images whose class has the largest logit

@@ -17,6 +17,7 @@ namespace yoke::contrastive {
 /// Which loss over all pairs of the global batch, and how it is computed.
 using loss_options = std::variant<info_nce_options, sigmoid_options>;
 
+/// Of one step on one rank; what concerns the batch and the loss is the same on every rank.
 struct step_options {
   extent_t micro_batch = 0;  // divides the batch; 0 or the batch itself: one pass, everything kept
   random_key random{};       // first_sample: of this rank's batch within the global batch
@@ -27,6 +28,7 @@ struct step_options {
   gradient_watch* watch = nullptr;      // told when gradients of parameters are added to
 };
 
+/// Of all ranks together, the same on each.
 struct step_result {
   double loss = 0;         // over the global batch
   double logit_scale = 0;  // the factor, not its logarithm

@@ -18,12 +18,14 @@ namespace yoke::contrastive {
 /// travels, so that a rank's memory is its share of the batch.
 enum class text_exchange { gather, ring };
 
+/// How the logits are gone through: no choice changes the loss but for rounding.
 struct info_nce_options {
   text_exchange exchange = text_exchange::gather;
   extent_t tile_rows = 0;     // images of a tile of logits; 0: what suits the device
   extent_t tile_columns = 0;  // texts of a tile of logits; 0: what suits the device
 };
 
+/// Of all ranks together, but for d_scale.
 struct info_nce_result {
   double loss = 0;      // mean over the global batch and both directions
   double accuracy = 0;  // share of the images whose own text has the largest logit; ties count

@@ -10,11 +10,13 @@
 
 namespace yoke::contrastive {
 
+/// How the logits are gone through: no choice changes the loss but for rounding.
 struct sigmoid_options {
   extent_t tile_rows = 0;     // images of a tile of logits; 0: what suits the device
   extent_t tile_columns = 0;  // texts of a tile of logits; 0: what suits the device
 };
 
+/// Of all ranks together, but for the derivatives.
 struct sigmoid_result {
   double loss = 0;     // over the global batch, a mean over its images of sums over its texts
   double d_scale = 0;  // this rank's share, as d_bias: the derivative of `loss` is the sum over the ranks

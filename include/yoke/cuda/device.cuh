@@ -20,6 +20,7 @@ struct watcher {
   ~watcher() = default;
 };
 
+/// Which card a context is on, and how it computes there.
 struct context_options {
   int device = 0;                              // number of the card
   bool tf32 = false;                           // f32 products on the tensor cores, with 10 bits of mantissa

@@ -25,6 +25,7 @@
 
 namespace yoke::cuda {
 
+/// Of a communicator and those that are split from it; the same on every rank.
 struct nccl_options {
   /// How long ranks may have to wait for each other in a collective, and for NCCL to start, connect and end.
   std::chrono::milliseconds timeout{25'000};

@@ -39,6 +39,7 @@ struct skipped_sample {
   std::string message() const { return io::error(file, key, rule).what(); }
 };
 
+/// What of its source a loader gives, in which order, and how images are prepared. Seed, batch, split and shuffle are the same on every rank.
 struct loader_options {
   extent_t batch = 256;       // samples of a batch
   extent_t image_size = 224;  // images are (image_size, image_size, 3)

@@ -62,6 +62,7 @@ inline std::vector<std::int32_t> scene_held_out_labels() {
 /// the first held out: for retrieval. The last two are the same scenes in every epoch.
 enum class scene_split : std::uint8_t { train, held_out, held_out_pairs };
 
+/// A source of scenes: which of them, and how many.
 struct scene_options {
   scene_split split = scene_split::train;
   std::uint64_t samples = 51200;  // of an epoch

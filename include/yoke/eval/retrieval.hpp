@@ -23,6 +23,7 @@ struct retrieval_direction {
   std::vector<extent_t> ranks;                       // of each query's first right answer, from 1
 };
 
+/// Of as many images and texts, each searched among all of the other kind.
 struct retrieval_result {
   retrieval_direction image_to_text, text_to_image;
   extent_t images = 0, texts = 0;

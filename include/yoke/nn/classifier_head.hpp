@@ -5,6 +5,7 @@
 
 namespace yoke::nn {
 
+/// Of a classifier_head.
 struct classifier_config {
   extent_t width, classes;
   nn::model_parallel model_parallel = nn::model_parallel::none;

@@ -7,6 +7,7 @@
 
 namespace yoke::nn {
 
+/// Of a convolution: channels, and the window that it slides.
 struct convolution_config {
   extent_t in, out;
   yoke::window window{};
@@ -48,6 +49,7 @@ struct convolution {
   }
 };
 
+/// Of a depthwise_convolution.
 struct depthwise_config {
   extent_t channels;
   yoke::window window{};

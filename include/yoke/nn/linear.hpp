@@ -9,14 +9,16 @@ namespace yoke::nn {
 /// How a tower's matrices are shared by the ranks of a model axis:
 ///
 ///   none      every rank has the whole tower
-///   tensor    attention by heads and MLPs by their inner width, without a word between their two matrices; all other
+///   tensor    attention by heads and MLPs by their inner width, with no communication between their two matrices; all other
 ///             matrices gathered
 ///   gathered  all matrices gathered just before use
 ///
-/// On every rank are, in any case, norms, positions, convolutions of more than a pixel or with a stride, and a matrix
-/// whose rows, or an MLP whose inner width, the ranks cannot share out evenly. Heads that they cannot are an error.
+/// On every rank are, in any case, norms, positions, convolutions larger than 1 x 1 or with a stride, and a matrix
+/// whose rows, or an MLP whose inner width, the ranks do not divide. Heads that they do not divide are a
+/// precondition_error.
 enum class model_parallel { none, tensor, gathered };
 
+/// Of a linear layer: widths of the whole matrix, also where a rank has a part of it.
 struct linear_config {
   extent_t in, out;
   bool bias = true;

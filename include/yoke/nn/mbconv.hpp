@@ -12,6 +12,7 @@ namespace yoke::nn {
 /// cheaper; or the depthwise one, which sees every pixel (0.2 to 0.4 points better on ImageNet for CoAtNet-0 and 1).
 enum class stride_in { expand, depthwise };
 
+/// Of an mbconv block (CoAtNet, arXiv 2106.04803, appendix A).
 struct mbconv_config {
   extent_t in, out;
   extent_t stride = 1;

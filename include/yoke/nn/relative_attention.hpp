@@ -9,6 +9,7 @@
 
 namespace yoke::nn {
 
+/// Of a transformer block with relative attention (CoAtNet, arXiv 2106.04803, section 2.1).
 struct relative_attention_config {
   extent_t in, out;
   yoke::grid grid;  // of the tokens, after the stride

@@ -7,6 +7,7 @@
 
 namespace yoke::nn {
 
+/// Of a shortcut beside a block that may change width and extent.
 struct shortcut_config {
   extent_t in, out;
   extent_t stride = 1;  // of a square window of that size

@@ -9,6 +9,7 @@
 
 namespace yoke::nn {
 
+/// Of a squeeze_excitation.
 struct squeeze_excitation_config {
   extent_t width, squeezed;
   yoke::activation activation = yoke::activation::silu;

@@ -12,6 +12,7 @@
 
 namespace yoke::nn {
 
+/// Of a stack of transformer blocks.
 struct transformer_config {
   extent_t width = 512;
   extent_t layers = 12;
@@ -78,6 +79,7 @@ struct mlp {
   static extent_t hidden(transformer_config const& c) { return c.mlp_width > 0 ? c.mlp_width : 4 * c.width; }
 };
 
+/// Attention and an MLP, each behind a LayerNorm and beside a shortcut (pre-norm): (tokens, width) -> the same shape.
 struct transformer_block {
   layer_norm norm_attention, norm_mlp;
   nn::attention attend;

@@ -5,6 +5,7 @@
 
 namespace yoke::ops {
 
+/// Softmax attention of packed queries, keys and values; keeps the output and a number a row, and computes probabilities again.
 struct attention_op {
   static constexpr bool expensive = true;
   attention_shape settings;

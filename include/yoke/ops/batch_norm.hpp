@@ -6,6 +6,7 @@
 
 namespace yoke::ops {
 
+/// BatchNorm by the statistics of the micro-batch, and an activation.
 struct batch_norm_op {
   activation kind;
   double epsilon;

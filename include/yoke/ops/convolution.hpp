@@ -26,6 +26,7 @@ inline void expect_window(char const* op, window w, shape<4> x) {
 
 }  // namespace detail
 
+/// A dense two-dimensional convolution (NHWC) with a bias.
 struct convolution_op {
   static constexpr bool expensive = true;
   window w;

@@ -4,6 +4,7 @@
 
 namespace yoke::ops {
 
+/// y = x sigmoid(z); the rows of a segment have one line of z.
 struct gate_op {
   template <class C>
   auto forward(tape<C>& t, value<2> const& x, value<2> const& z, segments const& s) const {

@@ -39,7 +39,7 @@ struct row_share {
 };
 
 /// Calls product(the rank's rows, where their results go), then brings all ranks' results to `to` (rows, width), which
-/// the results replace or are added to. Takes as much memory whatever the number of rows is a multiple of.
+/// the results replace or are added to. Scratch memory is the same whether or not the ranks divide the rows.
 template <class C, class E, class Product>
 void multiply_rows_together(C& c, parallel::any& ranks, view<E, 2> to, store how, Product const& product) {
   arena_scope const scratch{c.memory};
@@ -65,6 +65,7 @@ view<E const, 2> gather_rows(C& c, parallel::any& ranks, view<E const, 2> part) 
 
 }  // namespace detail
 
+/// y = x W^T + b, whole or by the ranks of the model axis.
 struct linear_op {
   static constexpr bool expensive = true;
   matmul_split kind = matmul_split::none;
@@ -153,9 +154,15 @@ struct linear_op {
   }
 };
 
-/// x (…, in), weight (out, in), bias (out) or absent (extent 0) -> (…, out). Of a matrix that is shared, weight and bias
-/// are this rank's: column (out / ranks, in), (out / ranks) -> (…, out / ranks); row, of x (…, in / ranks),
-/// (out, in / ranks), (out); gathered (out / ranks, in), (out).
+/// y = x weight^T + bias, of which this rank holds, by the kind of split:
+///
+///              x                weight             bias          y
+///   none       (…, in)          (out, in)          (out)         (…, out)
+///   column     (…, in)          (out / ranks, in)  (out / ranks) (…, out / ranks)
+///   row        (…, in / ranks)  (out, in / ranks)  (out)         (…, out)
+///   gathered   (…, in)          (out / ranks, in)  (out)         (…, out)
+///
+/// A bias of extent 0 is none. Throws precondition_error where widths do not fit each other.
 template <class C, int R>
 value<R> linear(tape<C>& t, value<R> x, parameter<2> weight, parameter<1> bias = {},
                 matmul_split kind = matmul_split::none) {

@@ -4,6 +4,7 @@
 
 namespace yoke::ops {
 
+/// LayerNorm over the last axis (arXiv 1607.06450); keeps two numbers a row.
 struct layer_norm_op {
   double epsilon;
 
@@ -37,6 +38,7 @@ struct layer_norm_op {
   }
 };
 
+/// LayerNorm and an activation in one, without keeping what is between them.
 struct layer_norm_activation_op {
   activation kind;
   double epsilon;
@@ -68,6 +70,7 @@ struct layer_norm_activation_op {
   }
 };
 
+/// y = x / |x|, row by row.
 struct l2_normalize_op {
   template <class A, class E>
   struct saved {

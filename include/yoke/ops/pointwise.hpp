@@ -4,6 +4,7 @@
 
 namespace yoke::ops {
 
+/// An activation, element by element; keeps its input.
 struct activation_op {
   activation kind;
 
@@ -20,6 +21,7 @@ struct activation_op {
   }
 };
 
+/// y = a + b.
 struct add_op {
   template <class C, int R>
   auto forward(tape<C>& t, value<R> const& a, value<R> const& b) const {

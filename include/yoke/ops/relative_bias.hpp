@@ -4,6 +4,7 @@
 
 namespace yoke::ops {
 
+/// A bias for each two tokens of a grid, by their distance along both axes.
 struct relative_bias_op {
   yoke::grid grid;
 

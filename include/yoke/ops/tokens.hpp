@@ -46,6 +46,7 @@ struct embed_tokens_op {
   }
 };
 
+/// Images as rows of patches.
 struct patches_op {
   extent_t size;
 
@@ -64,6 +65,7 @@ struct patches_op {
   }
 };
 
+/// Rows of patches behind a class token, with positions added.
 struct assemble_tokens_op {
   extent_t count;
 
@@ -83,6 +85,7 @@ struct assemble_tokens_op {
   }
 };
 
+/// One row for each segment.
 struct pool_op {
   pool_kind kind;
 

@@ -4,6 +4,7 @@
 
 namespace yoke::ops {
 
+/// The maximum or mean under a window that slides over an image.
 struct window_pool_op {
   window_pool_kind kind;
   yoke::window window;

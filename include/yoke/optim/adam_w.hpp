@@ -11,6 +11,7 @@
 
 namespace yoke::optim {
 
+/// Of AdamW (arXiv 1711.05101); the defaults are OpenCLIP's for ViT.
 struct adam_w_options {
   double beta1 = 0.9;
   double beta2 = 0.98;

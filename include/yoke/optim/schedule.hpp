@@ -10,8 +10,10 @@
 
 namespace yoke::optim {
 
+/// How the rate falls from its peak.
 enum class decay { constant, linear, cosine };
 
+/// The learning rate: a linear warm-up, then a decay. Steps are those of the optimiser.
 struct schedule {
   double peak = 5e-4;
   std::int64_t warmup = 0;  // steps from peak / warmup up to peak

@@ -48,11 +48,11 @@ using bytes_out = view<std::uint8_t, 1>;
 /// What is only copied goes as bytes.
 template <class T, int R>
 bytes_in as_bytes(view<T const, R> v) {
-  return {reinterpret_cast<std::uint8_t const*>(v.data), {{v.size() * static_cast<extent_t>(sizeof(T))}}};
+  return {reinterpret_cast<std::uint8_t const*>(v.data), {{bytes_of<T>(v.size())}}};
 }
 template <class T, int R>
 requires(!std::is_const_v<T>) bytes_out as_bytes(view<T, R> v) {
-  return {reinterpret_cast<std::uint8_t*>(v.data), {{v.size() * static_cast<extent_t>(sizeof(T))}}};
+  return {reinterpret_cast<std::uint8_t*>(v.data), {{bytes_of<T>(v.size())}}};
 }
 
 struct any_ranks {
@@ -189,7 +189,7 @@ requires(std::is_trivially_copyable_v<T> &&
                                                     std::span<extent_t const> begins) {
   detail::expect_parts(begins, c.size(), buffer.size());
   std::vector<extent_t> in_bytes(begins.begin(), begins.end());
-  for (auto& b : in_bytes) b *= static_cast<extent_t>(sizeof(T));
+  for (auto& b : in_bytes) b = detail::bytes_of<T>(b);
   c->gather_parts(detail::as_bytes(buffer), in_bytes);
 }
 

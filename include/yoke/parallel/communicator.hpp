@@ -8,6 +8,8 @@
 #include <yoke/parallel/traffic.hpp>
 
 #include <concepts>
+#include <cstddef>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <type_traits>
@@ -25,20 +27,34 @@ concept copies_to = std::same_as<std::remove_const_t<From>, To> && std::is_trivi
 template <class From, class To>
 concept sums_to = copies_to<From, To> && element<To>;
 
+template <class T>
+constexpr extent_t bytes_of(extent_t elements) {
+  return elements * static_cast<extent_t>(sizeof(T));
+}
+
+/// Memory may be the very same (in place), never half the same.
+inline void copy_bytes(void* to, void const* from, std::size_t bytes) {
+  if (bytes > 0 && to != from)
+    std::memcpy(to, from, bytes);
+}
+
 }  // namespace detail
 
 /// Every rank calls the same collectives in the same order with the same sizes. Tensors of any rank
-/// are taken as flat runs of float, double or bf16; sums add the ranks in one fixed order, so a repeated
-/// run gives the same bits, and every rank gets the same result; those of bf16 are taken in float and
-/// rounded once. A peer that is missing, has failed or disagrees ends in parallel::error on the others.
+/// are taken as flat runs of float, double or bf16. Sums add the ranks in one fixed order, so a repeated
+/// run gives the same bits, and every rank gets the same result. Threads, sockets and, unless it is told
+/// otherwise, MPI add in the order of the ranks, bf16 in float and rounded once; NCCL has orders of its own and
+/// rounds bf16 at each pair. A peer that is missing, has failed or disagrees ends in parallel::error on the
+/// others.
 ///
 ///   all_gather(c, mine, all)               all = the ranks' `mine`, one after the other
 ///   reduce_scatter(c, all, mine)           mine = this rank's part of the sum of the ranks' `all`
 ///   all_reduce(c, buffer[, reduction])     buffer = the ranks' sum or maximum
 ///   broadcast(c, buffer, root)             buffer = the root's
-///   exchange(c, to, send, from, receive)   receive = what rank `from` sent; `send` goes to `to`
+///   exchange(c, to, send, from, receive)   receive = what rank `from` sent; `send` goes to `to` (MPI_Sendrecv)
 ///   all_gather_parts(c, buffer, begins)    elements [begins[r], begins[r + 1]) become those of rank r, for every r;
 ///                                          `begins` has size() + 1 numbers, none below the one before it
+///                                          (MPI_Allgatherv)
 ///   barrier(c)                             returns when every rank has called it
 ///   split(c, color)                        ranks of one color form a communicator, in the order of their ranks
 ///   c.traffic()                            what this rank has sent

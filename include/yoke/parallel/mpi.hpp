@@ -3,7 +3,6 @@
 #include <yoke/parallel/communicator.hpp>
 #include <yoke/parallel/mpi_transfers.hpp>
 
-#include <cstring>
 #include <memory>
 
 namespace yoke::parallel {
@@ -62,15 +61,6 @@ template <class T, int R>
 std::byte* bytes_at(view<T, R> v) {
   return reinterpret_cast<std::byte*>(v.data);
 }
-template <class T, int R>
-extent_t byte_count(view<T, R> v) {
-  return v.size() * static_cast<extent_t>(sizeof(T));
-}
-/// Memory may be the very same (in place), never half the same.
-inline void copy_bytes_to(void* to, void const* from, extent_t bytes) {
-  if (bytes > 0 && to != from)
-    std::memcpy(to, from, static_cast<std::size_t>(bytes));
-}
 
 }  // namespace detail
 
@@ -79,10 +69,11 @@ template <class T, int R, class U, int S>
 requires detail::copies_to<T, U>
 void all_gather(mpi& c, view<T, R> mine, view<U, S> all) {
   expects(all.size() == mine.size() * c.size(), "all_gather: `all` holds `mine` once for each rank");
-  auto const bytes = detail::byte_count(mine);
+  auto const bytes = detail::bytes_of<T>(mine.size());
   c.transfers().run(detail::call_of<U>(collective::all_gather, mine.size()),
                     static_cast<double>(detail::sent_by_gather(bytes, c.size())), [&] {
-                      detail::copy_bytes_to(all.data + c.rank() * mine.size(), mine.data, bytes);
+                      detail::copy_bytes(all.data + c.rank() * mine.size(), mine.data,
+                                         static_cast<std::size_t>(bytes));
                       std::vector<extent_t> begins;
                       for (int r = 0; r <= c.size(); ++r) begins.push_back(r * bytes);
                       c.transfers().gather_bytes(detail::bytes_at(all), begins);
@@ -95,7 +86,7 @@ requires detail::sums_to<T, U>
 void reduce_scatter(mpi& c, view<T, R> all, view<U, S> mine) {
   expects(all.size() == mine.size() * c.size(), "reduce_scatter: `all` holds a part for each rank");
   c.transfers().run(detail::call_of<U>(collective::reduce_scatter, all.size()),
-                    static_cast<double>(detail::sent_by_gather(detail::byte_count(mine), c.size())),
+                    static_cast<double>(detail::sent_by_gather(detail::bytes_of<T>(mine.size()), c.size())),
                     [&] { c.transfers().scatter_sums<U>(all.data, mine.size(), reduction::sum, mine.data); });
 }
 
@@ -104,7 +95,7 @@ void all_reduce(mpi& c, view<T, R> buffer, reduction how = reduction::sum) {
   auto const elements = detail::sent_by_all_reduce(buffer.size(), c.rank(), c.size());
   auto call = detail::call_of<T>(collective::all_reduce, buffer.size());
   call.how = static_cast<std::uint32_t>(how);
-  c.transfers().run(call, static_cast<double>(elements * static_cast<extent_t>(sizeof(T))),
+  c.transfers().run(call, static_cast<double>(detail::bytes_of<T>(elements)),
                     [&] { c.transfers().reduce(buffer.data, buffer.size(), how); });
 }
 
@@ -112,7 +103,7 @@ template <class T, int R>
 requires(std::is_trivially_copyable_v<T> && !std::is_const_v<T>) void broadcast(mpi& c, view<T, R> buffer,
                                                                                 int root) {
   expects(root >= 0 && root < c.size(), "the root is one of the ranks");
-  auto const bytes = detail::byte_count(buffer);
+  auto const bytes = detail::bytes_of<T>(buffer.size());
   auto call = detail::call_of<T>(collective::broadcast, buffer.size());
   call.root = static_cast<std::uint32_t>(root);
   c.transfers().run(
@@ -134,12 +125,12 @@ requires detail::copies_to<T, U>
 void exchange(mpi& c, int to, view<T, R> send, int from, view<U, S> receive) {
   expects(to >= 0 && to < c.size() && from >= 0 && from < c.size(), "peers are ranks of the communicator");
   expects(send.size() == receive.size(), "exchange: as many elements come as go");
-  auto const bytes = detail::byte_count(send);
+  auto const bytes = detail::bytes_of<T>(send.size());
   c.transfers().run(detail::call_of<U>(collective::exchange, send.size()),
                     to == c.rank() ? 0.0 : static_cast<double>(bytes), [&] {
                       auto& ranks = c.transfers();
                       if (to == c.rank() && from == c.rank())
-                        detail::copy_bytes_to(receive.data, send.data, bytes);
+                        detail::copy_bytes(receive.data, send.data, static_cast<std::size_t>(bytes));
                       else
                         ranks.pass_on(to, reinterpret_cast<std::byte const*>(send.data), from,
                                       detail::bytes_at(receive), bytes);
@@ -151,14 +142,15 @@ requires(std::is_trivially_copyable_v<T> &&
          !std::is_const_v<T>) void all_gather_parts(mpi& c, view<T, R> buffer,
                                                     std::span<extent_t const> begins) {
   detail::expect_parts(begins, c.size(), buffer.size());
-  auto constexpr size = static_cast<extent_t>(sizeof(T));
   auto const r = static_cast<std::size_t>(c.rank());
   auto call = detail::call_of<T>(collective::all_gather_parts, buffer.size());
   call.parts = detail::hash_of_parts(begins);
   c.transfers().run(
-      call, static_cast<double>(detail::sent_by_gather((begins[r + 1] - begins[r]) * size, c.size())), [&] {
+      call,
+      static_cast<double>(detail::sent_by_gather(detail::bytes_of<T>(begins[r + 1] - begins[r]), c.size())),
+      [&] {
         std::vector<extent_t> in_bytes(begins.begin(), begins.end());
-        for (auto& b : in_bytes) b *= size;
+        for (auto& b : in_bytes) b = detail::bytes_of<T>(b);
         c.transfers().gather_bytes(detail::bytes_at(buffer), in_bytes);
       });
 }

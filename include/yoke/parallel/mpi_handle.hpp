@@ -21,6 +21,7 @@ enum class mpi_sums {
   by_library      // MPI, in an order of its own (networks that sum); bf16 in float, but rounded at each pair
 };
 
+/// Of a communicator and those that are split from it; the same on every rank.
 struct mpi_options {
   /// How long ranks may have to wait for each other in a collective, and for each piece of what they exchange.
   std::chrono::milliseconds timeout{25'000};

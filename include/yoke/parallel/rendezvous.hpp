@@ -15,8 +15,9 @@ constexpr std::uint64_t configuration_hash(std::string_view text) {
   return hash;
 }
 
+/// How ranks find each other, and when one counts as gone; the same on every rank.
 struct rendezvous_options {
-  std::chrono::milliseconds timeout{60'000};  // ranks may be started that long one after the other
+  std::chrono::milliseconds timeout{60'000};  // how long to wait for all ranks to start
   std::uint64_t configuration = 0;            // all ranks must have the same: configuration_hash
   std::chrono::milliseconds heartbeat{
       2'000};  // so often each rank says that it lives, whatever its program does
@@ -105,12 +106,13 @@ class rendezvous {
       lifeline_->announce(why);
   }
 
-  /// For communicators: all ranks learn that this one has been waiting for these, or, of none, that it goes on; and who
-  /// it is, behind some that are waited for, that waits for nobody.
+  /// For communicators: tells all ranks which ones this one is waiting for; an empty list: it waits no longer.
   void wait_for(std::vector<int> const& ranks) {
     if (lifeline_)
       lifeline_->wait_for(ranks);
   }
+  /// For communicators: follows "waits for" from these ranks on, and returns those at the end, which wait for nobody, in
+  /// order. Empty when all of them wait for each other.
   std::vector<int> behind(std::vector<int> const& ranks) const {
     return lifeline_ ? lifeline_->behind(ranks) : ranks;
   }

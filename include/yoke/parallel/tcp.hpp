@@ -9,6 +9,7 @@
 
 namespace yoke::parallel {
 
+/// Of a communicator and those that are split from it; the same on every rank.
 struct tcp_options {
   /// How long ranks may have to wait for each other in a collective without a byte that moves, and to be connected. More
   /// than rendezvous_options::silence, lest the ones that wait for a rank that was lost are blamed.
@@ -131,11 +132,6 @@ struct tcp_access {
   }
 };
 
-template <class T>
-extent_t bytes_of_elements(extent_t n) {
-  return n * static_cast<extent_t>(sizeof(T));
-}
-
 }  // namespace detail
 
 inline tcp::tcp(rendezvous& meeting, tcp_options const& options)
@@ -148,7 +144,7 @@ void all_gather(tcp& c, view<T, R> mine, view<U, S> all) {
   expects(all.size() == mine.size() * c.size(), "all_gather: `all` holds `mine` once for each rank");
   auto const each = static_cast<std::size_t>(mine.size()) * sizeof(U);
   detail::tcp_access::run(c, collective::all_gather,
-                          detail::bytes_of_elements<U>(detail::sent_by_gather(mine.size(), c.size())),
+                          detail::bytes_of<U>(detail::sent_by_gather(mine.size(), c.size())),
                           [&](auto& ranks) {
                             ranks.gather({detail::call_of<U>(collective::all_gather, mine.size())}, mine.data,
                                          all.data, [&](std::size_t r) { return r * each; });
@@ -161,7 +157,7 @@ requires detail::sums_to<T, U>
 void reduce_scatter(tcp& c, view<T, R> all, view<U, S> mine) {
   expects(all.size() == mine.size() * c.size(), "reduce_scatter: `all` holds a part for each rank");
   detail::tcp_access::run(c, collective::reduce_scatter,
-                          detail::bytes_of_elements<U>(detail::sent_by_gather(mine.size(), c.size())),
+                          detail::bytes_of<U>(detail::sent_by_gather(mine.size(), c.size())),
                           [&](auto& ranks) {
                             ranks.reduce_scatter({detail::call_of<U>(collective::reduce_scatter, all.size())},
                                                  all.data, mine.data, static_cast<std::size_t>(mine.size()),
@@ -175,8 +171,7 @@ void all_reduce(tcp& c, view<T, R> buffer, reduction how = reduction::sum) {
   call.how = static_cast<std::uint32_t>(how);
   detail::tcp_access::run(
       c, collective::all_reduce,
-      detail::bytes_of_elements<T>(detail::sent_by_all_reduce(buffer.size(), c.rank(), c.size())),
-      [&](auto& ranks) {
+      detail::bytes_of<T>(detail::sent_by_all_reduce(buffer.size(), c.rank(), c.size())), [&](auto& ranks) {
         ranks.all_reduce({call}, buffer.data, static_cast<std::size_t>(buffer.size()),
                          how == reduction::sum ? detail::combine_parts<T, reduction::sum>
                                                : detail::combine_parts<T, reduction::maximum>);
@@ -189,7 +184,7 @@ requires(std::is_trivially_copyable_v<T> && !std::is_const_v<T>) void broadcast(
   expects(root >= 0 && root < c.size(), "the root is one of the ranks");
   auto call = detail::call_of<T>(collective::broadcast, buffer.size());
   call.root = static_cast<std::uint32_t>(root);
-  auto const bytes = detail::bytes_of_elements<T>(buffer.size());
+  auto const bytes = detail::bytes_of<T>(buffer.size());
   detail::tcp_access::run(
       c, collective::broadcast, detail::sent_by_broadcast(bytes, c.rank(), root, c.size()), [&](auto& ranks) {
         ranks.broadcast({call}, buffer.data, static_cast<std::size_t>(bytes), static_cast<std::size_t>(root));
@@ -205,7 +200,7 @@ void exchange(tcp& c, int to, view<T, R> send, int from, view<U, S> receive) {
   detail::tcp_call const call{
       .what = detail::call_of<U>(collective::exchange, send.size()),
       .peers = {.to = static_cast<std::uint32_t>(to), .from = static_cast<std::uint32_t>(from)}};
-  auto const bytes = detail::bytes_of_elements<U>(send.size());
+  auto const bytes = detail::bytes_of<U>(send.size());
   detail::tcp_access::run(c, collective::exchange, to == c.rank() ? 0 : bytes, [&](auto& ranks) {
     ranks.exchange(call, send.data, receive.data, static_cast<std::size_t>(bytes));
   });
@@ -221,8 +216,7 @@ requires(std::is_trivially_copyable_v<T> &&
   auto const me = static_cast<std::size_t>(c.rank());
   detail::tcp_access::run(
       c, collective::all_gather_parts,
-      detail::bytes_of_elements<T>(detail::sent_by_gather(begins[me + 1] - begins[me], c.size())),
-      [&](auto& ranks) {
+      detail::bytes_of<T>(detail::sent_by_gather(begins[me + 1] - begins[me], c.size())), [&](auto& ranks) {
         ranks.gather({call}, buffer.data + begins[me], buffer.data,
                      [&](std::size_t r) { return static_cast<std::size_t>(begins[r]) * sizeof(T); });
       });

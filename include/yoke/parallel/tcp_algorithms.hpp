@@ -33,7 +33,7 @@ class tcp_algorithms {
     links_.begin(call);
     auto const bytes = [&](std::size_t r) { return begin(r + 1) - begin(r); };
     auto const me = links_.rank();
-    copy(mine, at(all, begin(me)), bytes(me));
+    copy_bytes(at(all, begin(me)), mine, bytes(me));
     for (std::size_t r = 0; r < links_.size(); ++r)
       if (r != me) {
         links_.send(r, mine, bytes(me));
@@ -133,7 +133,7 @@ class tcp_algorithms {
     auto const me = links_.rank();
     auto const [to, from] = call.peers;
     if (to == me && from == me)
-      copy(send, receive, bytes);
+      copy_bytes(receive, send, bytes);
     if (to != me)
       links_.send(to, send, bytes);
     if (from != me)
@@ -147,11 +147,6 @@ class tcp_algorithms {
 
   static void* at(void* p, std::size_t bytes) { return static_cast<std::byte*>(p) + bytes; }
   static void const* at(void const* p, std::size_t bytes) { return static_cast<std::byte const*>(p) + bytes; }
-
-  static void copy(void const* from, void* to, std::size_t bytes) {
-    if (bytes > 0 && from != to)
-      std::memcpy(to, from, bytes);
-  }
 
   std::size_t elements_at_once(std::size_t size, std::size_t of) const {
     return std::clamp<std::size_t>(of, 1,

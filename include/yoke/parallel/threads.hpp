@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
-#include <cstring>
 #include <exception>
 #include <memory>
 #include <numeric>
@@ -146,11 +145,6 @@ contribution brings(T* source, extent_t elements, U* target) {
           .target = target};
 }
 
-template <class T>
-extent_t bytes_of(extent_t elements) {
-  return elements * static_cast<extent_t>(sizeof(T));
-}
-
 /// The ranks' elements [first, last), combined: take(i, values, n) gets them from element i of the whole on.
 template <class T, class Take>
 void combine(std::vector<contribution> const& ranks, extent_t first, extent_t last, reduction how,
@@ -158,12 +152,6 @@ void combine(std::vector<contribution> const& ranks, extent_t first, extent_t la
   combine<T>(
       ranks.size(), [&](std::size_t r) { return static_cast<T const*>(ranks[r].source) + first; },
       last - first, how, [&](extent_t i, T const* values, extent_t n) { take(first + i, values, n); });
-}
-
-/// Memory may be the very same (in place), never half the same.
-inline void copy_bytes(void* to, void const* from, std::size_t bytes) {
-  if (bytes > 0 && to != from)
-    std::memcpy(to, from, bytes);
 }
 
 }  // namespace detail

@@ -19,6 +19,7 @@ enum class collective {
   barrier
 };
 
+/// By their numbers.
 inline constexpr std::array<char const*, 7> collective_names{
     "all_gather", "reduce_scatter", "all_reduce", "broadcast", "exchange", "all_gather_parts", "barrier"};
 
@@ -35,6 +36,11 @@ struct traffic {
     bytes += sent;
   }
   std::int64_t calls_of(collective c) const { return calls[static_cast<std::size_t>(c)]; }
+  std::int64_t all_calls() const {
+    std::int64_t n = 0;
+    for (auto const k : calls) n += k;
+    return n;
+  }
 
   /// What came between two readings.
   friend traffic operator-(traffic a, traffic const& b) {

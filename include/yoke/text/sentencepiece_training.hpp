@@ -24,6 +24,7 @@ enum class subwords {
   byte_pairs,  // the most frequent pairs, merged (Sennrich et al., ACL 2016)
 };
 
+/// Of the vocabulary that is trained.
 struct vocabulary_options {
   extent_t vocabulary_size = 8192;  // at most; fewer where the captions hold no more pieces
   subwords method = subwords::automatic;

@@ -19,6 +19,7 @@ struct coatnet_stage {
   extent_t stride = 2;  // 1: at the resolution of the stage before
 };
 
+/// Of a CoAtNet image tower (arXiv 2106.04803); coatnet_presets.hpp has those of the paper.
 struct coatnet_config {
   image_extent image_size = 224;  // both multiples of all strides together
   extent_t channels = 3;

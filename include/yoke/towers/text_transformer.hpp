@@ -10,6 +10,7 @@ namespace yoke::towers {
 /// The row of the end token, or the mean of all rows.
 enum class text_pool { end_token, mean };
 
+/// Of a transformer text tower; the defaults are those of CLIP's ViT-B.
 struct text_transformer_config {
   extent_t vocabulary = 49408;
   extent_t context_length = 77;

@@ -20,6 +20,7 @@ struct image_extent {
   constexpr image_extent(extent_t h, extent_t w) : height{h}, width{w} {}
 };
 
+/// Of a ViT image tower (arXiv 2010.11929); the defaults are ViT-B/32.
 struct vit_config {
   image_extent image_size = 224;  // both multiples of the patch size
   extent_t patch_size = 32;

@@ -10,6 +10,7 @@
 
 namespace yoke::train {
 
+/// What was written.
 struct exported_model {
   std::size_t tensors = 0;
   std::uint64_t bytes = 0;  // of the tensors

@@ -6,6 +6,7 @@
 
 namespace yoke::train {
 
+/// Of a classification_trainer; the same on every rank.
 struct classification_trainer_options {
   extent_t micro_batch = 0;  // divides the batch of a rank; 0: one pass
   optimizer_options optimizer{};

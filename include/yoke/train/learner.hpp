@@ -22,14 +22,15 @@ struct rank_options {
   /// The ranks among which sharded parameters are shared out: mesh.model_axis(); null: nothing is sharded. It outlives the
   /// trainer.
   parallel::any* model_axis = nullptr;
-  bool overlap = true;              // gradients are summed while others are computed; on a card, without a model axis and
-                                    // without graphs
+  bool overlap = true;  // gradients are summed while others are computed; on a card, without a model axis and
+                        // without graphs
   extent_t bucket_bytes = 8 << 20;  // of gradients that are summed in one go
   std::uint64_t configuration =
       0;  // must be the same on every rank: parallel::configuration_hash of anything
   std::int64_t compare_every = 100;  // steps after which ranks compare step and parameters; 0: never
 };
 
+/// What trainers of every kind have in common; the same on every rank.
 struct learner_options {
   optimizer_options optimizer{};
   optim::schedule schedule{};
@@ -44,6 +45,7 @@ struct diverged : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// What one step did, the same on every rank.
 struct step_report {
   std::int64_t step = 0;  // number of this step, from 0
   double loss = 0, gradient_norm = 0, rate = 0;

@@ -20,6 +20,7 @@ enum class foreign_layout {
   scalar,      // one element, without a dimension there
 };
 
+/// A parameter as OpenCLIP's files have it.
 struct foreign_tensor {
   std::string name;
   std::vector<extent_t> shape;

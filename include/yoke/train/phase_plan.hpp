@@ -13,27 +13,6 @@ namespace yoke::train {
 
 namespace detail {
 
-/// step(context, ranks, store, model axis) on one rank of devices without memory.
-template <element T, class Step>
-step_plan plan_of(parameter_list const& list, planned_step const& s, Step const& step) {
-  using C = dry::context<T>;
-  C c{s.device};
-  planned_ranks ranks{list, s};
-  c.pieces = &ranks;
-  auto const owners = ranks.owners(list);
-  parameter_store<C> store{c, list, owners};
-  optimizer<C> state{c, list, s.optimizer, owners, ranks.model_axis()};
-  step(c, ranks.data, store, ranks.model_axis());
-  plan_update(c, ranks, list, store, state);
-  return {.activations = c.memory.peak(),
-          .gradients = c.gradient_memory.peak(),
-          .persistent = c.persistent_bytes,
-          .parameters = list.count(),
-          .multiply_adds = c.multiply_adds,
-          .data_axis = ranks.data.traffic(),
-          .model_axis = ranks.model.traffic()};
-}
-
 template <element T, class Tower, class Part>
 std::size_t plan_rows(Tower const& tower, parameter_list const& list, planned_step const& s, extent_t width,
                       Part const& part) {

@@ -14,18 +14,20 @@
 
 namespace yoke::train {
 
+/// What a step takes on one rank.
 struct step_plan {
   std::size_t activations = 0;  // bytes of the activation stack
-  std::size_t gradients = 0;    // bytes of the activation gradients' pool
-  std::size_t persistent = 0;   // bytes of parameters, their gradients and the optimiser's state
-  extent_t parameters = 0;      // learned numbers
-  extent_t multiply_adds = 0;   // of one step
+  std::size_t gradients =
+      0;  // bytes of the pool of activation gradients: those of parameters are in `persistent`
+  std::size_t persistent = 0;  // bytes of parameters, their gradients and the optimiser's state
+  extent_t parameters = 0;     // learned numbers
+  extent_t multiply_adds = 0;  // of one step
 
   // parts of `persistent`
   std::size_t master = 0, compute_copy = 0, parameter_gradients = 0, optimizer_state = 0;
 
-  parallel::traffic data_axis{},
-      model_axis{};  // what the rank sends in one step, along each axis of the mesh
+  // What the rank sends in one step, along each axis of the mesh.
+  parallel::traffic data_axis{}, model_axis{};
 
   double sent() const { return data_axis.bytes + model_axis.bytes; }
   std::size_t total() const { return activations + gradients + persistent; }
@@ -94,8 +96,9 @@ void plan_update(C& c, planned_ranks& ranks, parameter_list const& list, paramet
     share_update(c, ranks.data, store);
 }
 
-template <class C, class Model>
-step_plan plan_on(Model const& model, parameter_list const& list, planned_step const& s,
+/// step(context, ranks, store, model axis), and the update that follows, on one rank of devices without memory.
+template <class C, class Step>
+step_plan plan_on(parameter_list const& list, planned_step const& s, Step const& step,
                   std::vector<dry::memory_sample>* timeline) {
   C c{s.device};
   c.timeline = timeline;
@@ -118,10 +121,7 @@ step_plan plan_on(Model const& model, parameter_list const& list, planned_step c
   plan.optimizer_state = c.persistent_bytes - before;
   plan.persistent = c.persistent_bytes;
 
-  planned_batch const b{s.batch, s.image, s.caption_length};
-  auto step = s.step;
-  step.model_axis = ranks.model_axis();
-  contrastive::contrastive_step(c, ranks.data, model, store, b.images, b.texts, step);
+  step(c, ranks.data, store, ranks.model_axis());
   plan_update(c, ranks, list, store, state);
   plan.activations = c.memory.peak();
   plan.gradients = c.gradient_memory.peak();
@@ -131,6 +131,16 @@ step_plan plan_on(Model const& model, parameter_list const& list, planned_step c
   return plan;
 }
 
+/// The same with element type T, on the kind of context that `s` names.
+template <element T, class Step>
+step_plan plan_of(parameter_list const& list, planned_step const& s, Step const& step,
+                  std::vector<dry::memory_sample>* timeline = nullptr) {
+  expects(s.mesh.data > 0 && s.mesh.model > 0 && s.rank >= 0 && s.rank < s.mesh.ranks(),
+          "plan_step: a rank of a mesh that has some");
+  return s.compact ? plan_on<compact<dry::context<T>>>(list, s, step, timeline)
+                   : plan_on<dry::context<T>>(list, s, step, timeline);
+}
+
 }  // namespace detail
 
 /// The plan of one rank's step with element type T. `timeline`: bytes in use at each kernel that finds another use, the
@@ -138,10 +148,13 @@ step_plan plan_on(Model const& model, parameter_list const& list, planned_step c
 template <element T, class Model>
 step_plan plan_step(Model const& model, parameter_list const& list, planned_step const& s,
                     std::vector<dry::memory_sample>* timeline = nullptr) {
-  expects(s.mesh.data > 0 && s.mesh.model > 0 && s.rank >= 0 && s.rank < s.mesh.ranks(),
-          "plan_step: a rank of a mesh that has some");
-  return s.compact ? detail::plan_on<compact<dry::context<T>>>(model, list, s, timeline)
-                   : detail::plan_on<dry::context<T>>(model, list, s, timeline);
+  auto const step = [&](auto& c, auto& ranks, auto& store, parallel::any* axis) {
+    detail::planned_batch const b{s.batch, s.image, s.caption_length};
+    auto options = s.step;
+    options.model_axis = axis;
+    contrastive::contrastive_step(c, ranks, model, store, b.images, b.texts, options);
+  };
+  return detail::plan_of<T>(list, s, step, timeline);
 }
 
 /// The same for one rank with AdamW.

@@ -29,6 +29,7 @@ struct named_curve {
   curve points{};
 };
 
+/// How a plot of lines looks.
 struct line_plot_options {
   std::string x_label = "step";
   std::string description{};  // for those who cannot see the picture

@@ -12,14 +12,15 @@
 
 namespace yoke::train {
 
+/// Of a trainer; the same on every rank.
 struct trainer_options {
   extent_t micro_batch = 0;       // divides the batch of a rank; 0: one pass, nothing is run twice
   optimizer_options optimizer{};  // optim::adam_w_options or optim::adafactor_w_options
   optim::schedule schedule{};
-  double clip_norm = 0;        // largest global norm of the gradients; 0: no clipping
-  double largest_scale = 100;  // the learned factor on similarities stays within [1, this]
-  int consecutive_skips = 20;  // so many non-finite steps in a row end the run
-  std::uint64_t seed = 0;      // of initial values, dropout and stochastic depth
+  double clip_norm = 0;              // largest global norm of the gradients; 0: no clipping
+  double largest_scale = 100;        // the learned factor on similarities stays within [1, this]
+  int consecutive_skips = 20;        // so many non-finite steps in a row end the run
+  std::uint64_t seed = 0;            // of initial values, dropout and stochastic depth
   contrastive::loss_options loss{};  // contrastive::info_nce_options or contrastive::sigmoid_options
   rematerialize remat = rematerialize::nothing;  // at least; the towers' own configuration may keep less
   rank_options ranks{};
