@@ -111,14 +111,13 @@ void run(settings const& s) {
   parameter_list list;
   auto const model = contrastive::basic(scope{list}, *config);
   auto const side = config->image.image_size.height;
-  auto const plan =
-      train::plan_step<bf16>(model, list,
-                             train::planned_step{.batch = s.batch,
-                                                 .image = {{side, side, 3}},
-                                                 .caption_length = config->text.context_length,
-                                                 .step = {.micro_batch = s.micro_batch, .remat = s.remat},
-                                                 .optimizer = optim::adafactor_w_options{},
-                                                 .compact = true});
+  auto const plan = train::plan_step<compact<dry::context<bf16>>>(
+      model, list,
+      train::planned_step{.batch = s.batch,
+                          .image = {{side, side, 3}},
+                          .caption_length = config->text.context_length,
+                          .step = {.micro_batch = s.micro_batch, .remat = s.remat},
+                          .optimizer = optim::adafactor_w_options{}});
   std::fprintf(stderr, "%s: %.1f M parameters, batch %lld, rematerialised: %s; planned:\n%s", s.model.c_str(),
                static_cast<double>(list.count()) / 1e6, static_cast<long long>(s.batch),
                std::string(train::name_of(s.remat)).c_str(), train::plan_table(plan).c_str());

@@ -49,8 +49,7 @@ train::planned_step step_of(settings const& s, parallel::mesh_shape mesh, towers
   train::planned_step step{.batch = s.batch / mesh.data,
                            .image = {{side.height, side.width, 3}},
                            .caption_length = s.caption_length > 0 ? s.caption_length : longest_caption,
-                           .mesh = mesh,
-                           .compact = s.compact};
+                           .mesh = mesh};
   if (s.micro_batch > 0 && step.batch % s.micro_batch != 0)
     throw io::error("--micro-batch", std::to_string(s.micro_batch),
                     "does not divide the " + std::to_string(step.batch) + " pairs of a device");
@@ -73,7 +72,7 @@ std::optional<rematerialize> policy_of(settings const& s) {
   return std::nullopt;
 }
 
-template <element T, class Model>
+template <class T, class Model>
 void plan(settings const& s, parallel::mesh_shape across, Model const& model, parameter_list const& list,
           towers::image_extent side, extent_t longest_caption) {
   auto const budget = tools::bytes_of("--memory", s.memory);
@@ -142,7 +141,7 @@ void with_model(settings const& s, int model_ranks, F const& f) {
 }
 
 /// A table: numbers of devices, each with each memory.
-template <element T>
+template <class T>
 void plan_clusters(settings const& s) {
   std::vector<std::size_t> budgets;
   for (auto const& memory : s.memories) budgets.push_back(tools::bytes_of("--device-memory", memory));
@@ -173,7 +172,7 @@ void plan_clusters(settings const& s) {
     }
 }
 
-template <element T>
+template <class T>
 void plan(settings const& s) {
   if (!s.devices.empty())
     return plan_clusters<T>(s);
@@ -263,8 +262,8 @@ int main(int count, char** arguments) {
     s.cluster.peak_flops = 67e12;  // NVIDIA's figure for H100 and H200 SXM without tensor cores
   return tools::run("yoke-plan", [&] {
     if (s.precision == "bf16")
-      plan<bf16>(s);
+      s.compact ? plan<compact<dry::context<bf16>>>(s) : plan<bf16>(s);
     else
-      plan<float>(s);
+      s.compact ? plan<compact<dry::context<float>>>(s) : plan<float>(s);
   });
 }

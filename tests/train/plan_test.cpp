@@ -19,6 +19,7 @@ using Catch::Matchers::ContainsSubstring;
 namespace {
 
 constexpr extent_t rows = made_up::batch;
+using compact_plan = compact<dry::context<bf16>>;
 
 struct planned_model {
   parameter_list list;
@@ -60,9 +61,8 @@ TEST_CASE("the plan of each way of rematerialising is the real step's use, to th
   auto s = m.step(micro, remat);
   take<cpu::context<bf16>>(m, s, train::plan_step<bf16>(m.model, m.list, s));
   take<cpu::context<float>>(m, s, train::plan_step<float>(m.model, m.list, s));
-  s.compact = true;
   s.optimizer = optim::adafactor_w_options{};
-  take<compact<cpu::context<bf16>>>(m, s, train::plan_step<bf16>(m.model, m.list, s));
+  take<compact<cpu::context<bf16>>>(m, s, train::plan_step<compact_plan>(m.model, m.list, s));
 }
 
 TEST_CASE("the plan of a classification step is the real step's use, to the byte, and names its parts") {
@@ -71,8 +71,8 @@ TEST_CASE("the plan of a classification step is the real step's use, to the byte
   made_up::data const d;
   made_up::labels const labels;
   train::planned_step s{.batch = rows, .image = {{8, 8, 3}}, .step = {.micro_batch = 4}};
-  auto const check = [&]<class C>(std::type_identity<C>) {
-    auto const plan = train::plan_classification<bf16>(model, list, s);
+  auto const check = [&]<class C, class T>(std::type_identity<C>, std::type_identity<T>) {
+    auto const plan = train::plan_classification<T>(model, list, s);
     C c{plan.activations, plan.gradients};
     parameter_store<C> store{c, list};
     initialize(c, list, 1, store);
@@ -85,10 +85,10 @@ TEST_CASE("the plan of a classification step is the real step's use, to the byte
           plan.master + plan.compute_copy + plan.parameter_gradients + plan.optimizer_state);
     return plan;
   };
-  auto const full = check(std::type_identity<cpu::context<bf16>>{});
-  s.compact = true;
+  auto const full = check(std::type_identity<cpu::context<bf16>>{}, std::type_identity<bf16>{});
   s.optimizer = optim::adafactor_w_options{};
-  auto const lean = check(std::type_identity<compact<cpu::context<bf16>>>{});
+  auto const lean =
+      check(std::type_identity<compact<cpu::context<bf16>>>{}, std::type_identity<compact_plan>{});
   CHECK(lean.persistent < full.persistent);
 }
 
@@ -106,9 +106,8 @@ TEST_CASE("a plan's parts are its parameters' bytes") {
   CHECK(full.total() == full.persistent + full.activations + full.gradients);
 
   s.optimizer = optim::adafactor_w_options{};
-  s.compact = true;
   auto const vectors = static_cast<std::size_t>(m.list.vector_elements());
-  auto const lean = train::plan_step<bf16>(m.model, m.list, s);
+  auto const lean = train::plan_step<compact_plan>(m.model, m.list, s);
   CHECK(lean.master == 2 * n + 4 * vectors);
   CHECK(lean.parameter_gradients == 2 * n + 4 * vectors);
   CHECK(lean.compute_copy == 0);

@@ -51,10 +51,10 @@ inline void copy_bytes(void* to, void const* from, std::size_t bytes) {
 ///   reduce_scatter(c, all, mine)           mine = this rank's part of the sum of the ranks' `all`
 ///   all_reduce(c, buffer[, reduction])     buffer = the ranks' sum or maximum
 ///   broadcast(c, buffer, root)             buffer = the root's
-///   exchange(c, to, send, from, receive)   receive = what rank `from` sent; `send` goes to `to` (MPI_Sendrecv)
+///   exchange(c, to, send, from, receive)   receive = what rank `from` sent; `send` goes to `to` (MPI: Sendrecv)
 ///   all_gather_parts(c, buffer, begins)    elements [begins[r], begins[r + 1]) become those of rank r, for every r;
 ///                                          `begins` has size() + 1 numbers, none below the one before it
-///                                          (MPI_Allgatherv)
+///                                          (MPI: Allgatherv)
 ///   barrier(c)                             returns when every rank has called it
 ///   split(c, color)                        ranks of one color form a communicator, in the order of their ranks
 ///   c.traffic()                            what this rank has sent

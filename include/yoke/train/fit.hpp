@@ -61,8 +61,8 @@ inline std::vector<extent_t> possible_micro_batches(extent_t batch) {
 
 /// The cheapest way whose total fits `budget` bytes: with the fewest multiply-adds, of those the one that recomputes
 /// least, of those the one with the largest micro-batch. What is given of `policy` and of s.step.micro_batch (not 0) is
-/// not tried otherwise. Throws budget_too_small, and says what is the least that a step takes.
-template <element T, class Model>
+/// not tried otherwise. T: as of plan_step. Throws budget_too_small, and says what is the least that a step takes.
+template <class T, class Model>
 fitted_step fit_step(Model const& model, parameter_list const& list, planned_step s, std::size_t budget,
                      std::optional<rematerialize> policy = {}) {
   auto const micro_batches =

@@ -29,8 +29,8 @@ std::size_t plan_rows(Tower const& tower, parameter_list const& list, planned_st
 
 }  // namespace detail
 
-/// The plan of a classification step (phase 1): what `s` says of captions and the loss is not used.
-template <element T, class Model>
+/// The plan of a classification step (phase 1), T as of plan_step: what `s` says of captions and the loss is not used.
+template <class T, class Model>
 step_plan plan_classification(Model const& model, parameter_list const& list, planned_step const& s) {
   return detail::plan_of<T>(list, s, [&](auto& c, auto& ranks, auto& store, parallel::any* axis) {
     detail::planned_batch const b{s.batch, s.image, 1};
@@ -43,7 +43,7 @@ step_plan plan_classification(Model const& model, parameter_list const& list, pl
 
 /// The plan of a step of texts against a frozen image tower (phase 2), whose embeddings are kept, or computed in each
 /// step a micro-batch at a time.
-template <element T, class Model, class Tower>
+template <class T, class Model, class Tower>
 step_plan plan_text_phase(Model const& model, parameter_list const& list, Tower const& frozen_tower,
                           parameter_list const& frozen_list, planned_step const& s, bool kept) {
   return detail::plan_of<T>(list, s, [&](auto& c, auto& ranks, auto& store, parallel::any* axis) {

@@ -42,7 +42,6 @@ struct planned_step {
   optimizer_options optimizer{};
   parallel::mesh_shape mesh{};  // the list is that of the rank's share of the model
   int rank = 0;                 // of the mesh
-  bool compact = false;         // on yoke::compact of the context
   device_traits device{};       // of the context that will take it, such as cuda::context<T>::traits
 };
 
@@ -96,10 +95,22 @@ void plan_update(C& c, planned_ranks& ranks, parameter_list const& list, paramet
     share_update(c, ranks.data, store);
 }
 
+template <class T>
+struct planning_context {
+  using type = T;
+};
+template <element T>
+struct planning_context<T> {
+  using type = dry::context<T>;
+};
+
 /// step(context, ranks, store, model axis), and the update that follows, on one rank of devices without memory.
-template <class C, class Step>
-step_plan plan_on(parameter_list const& list, planned_step const& s, Step const& step,
-                  std::vector<dry::memory_sample>* timeline) {
+template <class T, class Step>
+step_plan plan_of(parameter_list const& list, planned_step const& s, Step const& step,
+                  std::vector<dry::memory_sample>* timeline = nullptr) {
+  expects(s.mesh.data > 0 && s.mesh.model > 0 && s.rank >= 0 && s.rank < s.mesh.ranks(),
+          "plan_step: a rank of a mesh that has some");
+  using C = typename planning_context<T>::type;
   C c{s.device};
   c.timeline = timeline;
   planned_ranks ranks{list, s};
@@ -131,21 +142,12 @@ step_plan plan_on(parameter_list const& list, planned_step const& s, Step const&
   return plan;
 }
 
-/// The same with element type T, on the kind of context that `s` names.
-template <element T, class Step>
-step_plan plan_of(parameter_list const& list, planned_step const& s, Step const& step,
-                  std::vector<dry::memory_sample>* timeline = nullptr) {
-  expects(s.mesh.data > 0 && s.mesh.model > 0 && s.rank >= 0 && s.rank < s.mesh.ranks(),
-          "plan_step: a rank of a mesh that has some");
-  return s.compact ? plan_on<compact<dry::context<T>>>(list, s, step, timeline)
-                   : plan_on<dry::context<T>>(list, s, step, timeline);
-}
-
 }  // namespace detail
 
-/// The plan of one rank's step with element type T. `timeline`: bytes in use at each kernel that finds another use, the
-/// first micro-batch standing for all.
-template <element T, class Model>
+/// The plan of one rank's step. T: the context's type of elements, or the context without memory that stands for it, such as
+/// compact<dry::context<bf16>>. `timeline`: bytes in use at each kernel that finds another use, the first micro-batch
+/// standing for all.
+template <class T, class Model>
 step_plan plan_step(Model const& model, parameter_list const& list, planned_step const& s,
                     std::vector<dry::memory_sample>* timeline = nullptr) {
   auto const step = [&](auto& c, auto& ranks, auto& store, parallel::any* axis) {

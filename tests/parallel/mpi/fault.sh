@@ -38,5 +38,5 @@ else
 fi
 [ $status != 0 ] || { echo "it has not failed"; exit 1; }
 ! grep -q "another sentence" "$output" || exit 1
-found=$(grep -oE "$sentence" "$output" | wc -l)
+found=$(grep -oE -e "$sentence" "$output" | wc -l)
 [ "$found" -ge "${times%-*}" ] && [ "$found" -le "${times#*-}" ] || { echo "found $found times, not $times: $sentence"; exit 1; }
