@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <optional>
+#include <utility>
 
 namespace train_tool {
 
@@ -63,7 +64,8 @@ class over_mpi final : public launched_ranks {
   void wait_for_all() override { parallel::wait_for_all(ranks_, patience); }
   /// The session ends all ranks when an exception leaves this one, and nobody hears of it later.
   void announce(std::string const& why) noexcept override {
-    std::fprintf(stderr, "yoke-train: rank %d: %s\n", rank(), why.c_str());
+    if (!std::exchange(announced_, true))
+      std::fprintf(stderr, "yoke-train: rank %d: %s\n", rank(), why.c_str());
   }
 
  private:
@@ -72,6 +74,7 @@ class over_mpi final : public launched_ranks {
   parallel::mpi ranks_;
   parallel::any any_{ranks_};
   std::optional<parallel::rendezvous> meeting_;  // of ranks with cards, when they want one
+  bool announced_ = false;
 };
 #endif
 

@@ -307,8 +307,8 @@ void train(Platform const& platform, settings s) {
 
 /// Whether both are there, and one.
 inline bool same_folder(std::string const& a, std::string const& b) {
-  struct stat one {
-  }, other{};
+  struct stat one {};
+  struct stat other {};
   return ::stat(a.c_str(), &one) == 0 && ::stat(b.c_str(), &other) == 0 && one.st_dev == other.st_dev &&
          one.st_ino == other.st_ino;
 }
