@@ -49,7 +49,9 @@ class over_sockets final : public launched_ranks {
 class over_mpi final : public launched_ranks {
  public:
   explicit over_mpi(double timeout)
-      : timeout_{milliseconds_of(timeout)}, ranks_{session_, {.timeout = timeout_}} {}
+      : timeout_{milliseconds_of(timeout)}, ranks_{telling([&] {
+          return parallel::mpi{session_, {.timeout = timeout_}};
+        })} {}
 
   int rank() const override { return ranks_.rank(); }
   int size() const override { return ranks_.size(); }
@@ -65,16 +67,26 @@ class over_mpi final : public launched_ranks {
   /// The session ends all ranks when an exception leaves this one, and nobody hears of it later.
   void announce(std::string const& why) noexcept override {
     if (!std::exchange(announced_, true))
-      std::fprintf(stderr, "yoke-train: rank %d: %s\n", rank(), why.c_str());
+      std::fprintf(stderr, "yoke-train: rank %d: %s\n", rank_in_environment(), why.c_str());
   }
 
  private:
+  template <class Make>
+  auto telling(Make const& make) {
+    try {
+      return make();
+    } catch (std::exception const& e) {
+      announce(e.what());
+      throw;
+    }
+  }
+
+  bool announced_ = false;
   std::chrono::milliseconds timeout_;
   parallel::mpi_session session_;
   parallel::mpi ranks_;
   parallel::any any_{ranks_};
   std::optional<parallel::rendezvous> meeting_;  // of ranks with cards, when they want one
-  bool announced_ = false;
 };
 #endif
 

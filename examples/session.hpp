@@ -62,7 +62,12 @@ class session {
     std::int64_t before = 0;
     for (auto const p : phases_) {
       auto& here = course_of(p);
-      here = {.epoch = epoch_steps(p), .before = before};
+      here = {.samples = samples_of(p), .before = before};
+      here.epoch = here.samples / settings_.batch;
+      if (here.epoch == 0)
+        throw io::error(settings_.train_data, "",
+                        "an epoch of " + std::to_string(here.samples) + " samples has no batch of " +
+                            std::to_string(settings_.batch));
       here.steps = here.epoch * static_cast<std::int64_t>(settings_.epochs_of(p));
       before += here.steps;
     }
@@ -90,7 +95,7 @@ class session {
     ranks.wait_for_all();  // each has counted its samples, which takes as long as its disk does
     for (auto const p : phases_)
       expect_common(std::string("a number of samples for phase ") + name_of(p),
-                    static_cast<std::uint64_t>(course_of(p).epoch), ranks);
+                    static_cast<std::uint64_t>(course_of(p).samples), ranks);
     if (tokenizer_)
       expect_common("a tokenizer", hash(tokenizer_->bytes()), ranks);
   }
@@ -126,7 +131,8 @@ class session {
 
   /// Where a phase is among the steps of the run.
   struct course {
-    std::int64_t epoch = 0, steps = 0, before = 0;
+    std::int64_t samples = 0;                       // of an epoch
+    std::int64_t epoch = 0, steps = 0, before = 0;  // steps: of an epoch, of the phase, of earlier phases
   };
   /// The checkpoint of the phase before, and whether it has a text tower.
   struct beginning {
@@ -149,16 +155,11 @@ class session {
     return fresh;
   }
   course& course_of(phase p) { return courses_[static_cast<std::size_t>(p)]; }
-  std::int64_t epoch_steps(phase p) const {
-    auto const samples = settings_.train_samples > 0 ? settings_.train_samples
-                         : p == phase::image         ? data_->labelled_samples()
-                                                     : data_->pair_samples();
-    auto const steps = static_cast<std::int64_t>(samples) / settings_.batch;
-    if (steps == 0)
-      throw io::error(settings_.train_data, "",
-                      "an epoch of " + std::to_string(samples) + " samples has no batch of " +
-                          std::to_string(settings_.batch));
-    return steps;
+  /// In an epoch: what --train-num-samples says, or what there are.
+  std::int64_t samples_of(phase p) const {
+    return static_cast<std::int64_t>(settings_.train_samples > 0 ? settings_.train_samples
+                                     : p == phase::image         ? data_->labelled_samples()
+                                                                 : data_->pair_samples());
   }
   /// The checkpoint that a phase's text tower begins with, empty for none: that of the phase before, or where this had
   /// none, --init.
@@ -173,7 +174,7 @@ class session {
     return p == nullptr || p->as<std::string>() != phase_names[0];
   }
 
-  static std::string steps_of_epoch(phase p) { return std::string("epoch_steps_") + name_of(p); }
+  static std::string name_of_samples(phase p) { return std::string("samples_") + name_of(p); }
 
   /// Where the checkpoint to resume is.
   void find_position() {
@@ -187,11 +188,12 @@ class session {
     start_step_ = fields.template required<std::int64_t>("phase_step");
     last_checkpoint_ = settings_.resume;
     for (auto const p : phases_)
-      if (auto const then = fields.template optional<std::int64_t>(steps_of_epoch(p), course_of(p).epoch);
-          then != course_of(p).epoch)
-        fields.fail(steps_of_epoch(p), "was " + std::to_string(then) + ", and the data now give " +
-                                           std::to_string(course_of(p).epoch) +
-                                           ": a run goes on with as many samples as it began with");
+      if (auto const then = fields.template optional<std::int64_t>(name_of_samples(p), course_of(p).samples);
+          then != course_of(p).samples)
+        fields.fail(name_of_samples(p), "was " + std::to_string(then) + ", and is now " +
+                                            std::to_string(course_of(p).samples) +
+                                            ": a run goes on with as many samples as it began with");
+    skipped_steps_ = fields.template optional<std::int64_t>("skipped_steps", 0);
     within_ = true;
     start_ = position_in(train::read_runs(settings_.resume));
   }
@@ -326,13 +328,27 @@ class session {
   bool ended(phase p) const {
     return within_ && start_step_ == courses_[static_cast<std::size_t>(p)].steps && p != phases_.back();
   }
-  /// What follows a phase's last step: it may have been stopped in that.
-  template <class Evaluate>
-  bool end_again(phase p, Evaluate const& evaluate) {
+  /// What follows a phase's last step, in which it may have been stopped. False when the run was told to stop there.
+  template <class Trainer, class Evaluate>
+  bool end_again(phase p, Trainer const& trainer, Evaluate const& evaluate) {
     within_ = false;
     evaluate_together(evaluate);
+    end_phase(p, trainer);
+    auto const done = course_of(p).before + course_of(p).steps;
+    return to_stop(done) ? stopped(done) : true;
+  }
+  template <class Trainer>
+  void end_phase(phase p, Trainer const& trainer) {
+    skipped_steps_ += trainer.state().skipped;
     earlier_ = {last_checkpoint_, p != phase::image};
-    return true;
+  }
+
+  bool to_stop(std::int64_t done) const { return settings_.stop_after > 0 && done >= settings_.stop_after; }
+  bool stopped(std::int64_t done) const {
+    if (speaks())
+      std::printf("stopped at step %lld; --resume %s goes on\n", static_cast<long long>(done),
+                  last_checkpoint_.c_str());
+    return false;
   }
 
   /// The steps of one phase that are left. False when the run was told to stop before their end.
@@ -342,21 +358,12 @@ class session {
     within_ = false;
     auto const here = course_of(p);
     auto const ends_epoch = [&](std::int64_t n) { return n % here.epoch == 0 || n == here.steps; };
-    auto const to_stop = [&](std::int64_t done) {
-      return settings_.stop_after > 0 && done >= settings_.stop_after;
-    };
-    auto const stopped = [&](std::int64_t done) {
-      if (speaks())
-        std::printf("stopped at step %lld; --resume %s goes on\n", static_cast<long long>(done),
-                    last_checkpoint_.c_str());
-      return false;
-    };
     platform_.launched().wait_for_all();  // what was loaded took as long as each one's disk
     if (auto const done = trainer.state().step; done > 0 && ends_epoch(done))
       evaluate_together(evaluate);  // which may be what the run was stopped in, and is what the report shows
     if (auto const done = trainer.state().step; done < here.steps && to_stop(here.before + done))
       return stopped(here.before + done);
-    {  // batches read ahead
+    {  // on a card a thread of theirs reads ahead, and has ended before the loader is asked below
       auto batches = platform_.feed(trainer.context(), loader);
       speedometer speed;
       while (trainer.state().step < here.steps && batches.next()) {
@@ -391,9 +398,8 @@ class session {
           return stopped(done);
       }
     }
-    skipped_samples_ += sum_of_ranks(loader.skipped());
-    skipped_steps_ += trainer.state().skipped;
-    earlier_ = {last_checkpoint_, p != phase::image};
+    skipped_samples_ += sum_of_ranks(share().rank == 0 ? loader.skipped() : 0);  // a group reads the same
+    end_phase(p, trainer);
     return true;
   }
 
@@ -429,7 +435,8 @@ class session {
     run["position"]["epoch"] = at.epoch;
     run["position"]["sample"] = at.sample;
     run["position"]["ranks"] = at.ranks;
-    for (auto const each : phases_) run[steps_of_epoch(each)] = course_of(each).epoch;
+    for (auto const each : phases_) run[name_of_samples(each)] = course_of(each).samples;
+    run["skipped_steps"] = skipped_steps_;  // of earlier phases; the trainer knows its own
     run["options"] = identity(settings_);
     train::checkpoint_files files{{Kind::file, Kind::write(what_)}};
     if (tokenizer_)

@@ -46,23 +46,38 @@ inline void print(eval::zero_shot_result const& r, std::vector<std::string> cons
   }
 }
 
-/// How this process uses the cores that it may: several ranks of one machine share them out, and threads that wait for each
-/// other give theirs away instead of spinning, which on a machine that others use as well, and that is most of them, is
-/// several times faster. What the user has set stays. libgomp reads its settings when it is loaded, so the program starts
-/// anew.
+/// The cores that a process may use; of one that cannot be asked, 0.
+inline int cores_of(pid_t process) {
+  cpu_set_t set;
+  return ::sched_getaffinity(process, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
+}
+
+/// How many ranks the launcher has started on this machine, as far as it says so; else 1.
+inline int ranks_here() {
+  for (auto const* const variable :
+       {"LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"})
+    if (auto const* const text = ::getenv(variable); text != nullptr)
+      return std::max(1, std::atoi(text));
+  return 1;
+}
+
+/// How this process uses the cores that it may: several ranks of one machine share out those of their launcher, and threads
+/// that wait for each other give theirs away instead of spinning, which on a machine that others use as well, and that is
+/// most of them, is several times faster. What the user has set stays. libgomp reads its settings when it is loaded, so
+/// the program starts anew.
 inline void settle_threads(char** arguments) {
   auto changed = false;
   auto const set = [&](char const* variable, std::string const& value) {
-    changed = ::setenv(variable, value.c_str(), 1) == 0 || changed;
+    if (::getenv(variable) == nullptr)
+      changed = ::setenv(variable, value.c_str(), 0) == 0 || changed;
   };
-  for (auto const* const variable : {"LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"})
-    if (auto const* const text = ::getenv(variable);
-        text != nullptr && ::getenv("OMP_NUM_THREADS") == nullptr) {
-      cpu_set_t mine;
-      auto const cores = ::sched_getaffinity(0, sizeof mine, &mine) == 0 ? CPU_COUNT(&mine) : 1;
-      set("OMP_NUM_THREADS", std::to_string(std::max(1, cores / std::max(1, std::atoi(text)))));
-    }
-  if (::getenv("OMP_WAIT_POLICY") == nullptr && ::getenv("GOMP_SPINCOUNT") == nullptr)
+  if (auto const ranks = ranks_here(); ranks > 1) {
+    auto const mine =
+        std::max(1, cores_of(0));  // fewer than all where the launcher has bound this rank to some
+    set("OMP_NUM_THREADS",
+        std::to_string(std::clamp(std::max(mine, cores_of(::getppid())) / ranks, 1, mine)));
+  }
+  if (::getenv("GOMP_SPINCOUNT") == nullptr)
     set("OMP_WAIT_POLICY", "passive");
   if (changed)
     ::execv("/proc/self/exe", arguments);  // returns only when it fails, and then nothing is lost

@@ -112,7 +112,7 @@ class run_of_phases : session<Platform, T, Kind> {
       if (!this->resume(trainer) && !earlier_.path.empty())
         train::load_parameters(earlier_.path, device, list, trainer.store(), "image.");
       if (this->ended(phase::image))
-        return this->end_again(phase::image, evaluate);
+        return this->end_again(phase::image, trainer, evaluate);
       auto const from = data_->labelled(this->loader_options(phase::image));
       return this->take_steps(phase::image, trainer, *from, step, evaluate);
     });
@@ -159,7 +159,7 @@ class run_of_phases : session<Platform, T, Kind> {
         load_texts(device, list, trainer);
       }
       if (this->ended(phase::text))
-        return this->end_again(phase::text, evaluate);
+        return this->end_again(phase::text, trainer, evaluate);
       if (kept)
         return learn_beside_kept(device, tower, frozen_list, frozen, width, trainer, evaluate, more);
       auto const from = data_->pairs(*tokenizer_, this->loader_options(phase::text));

@@ -21,8 +21,9 @@ took=$((($(date +%s%N) - begin) / 1000000))
 "$tools/yoke-export" --checkpoint "$work/whole/checkpoint" --out "$work/whole.safetensors" >/dev/null || exit 1
 echo "a run takes $took ms"
 
-RANDOM=${SEED:-$$}
-echo "seed $RANDOM"
+seed=${SEED:-$$}
+RANDOM=$seed
+echo "seed $seed"
 killed=0
 for ((run = 1; run <= runs; run++)); do
   out=$work/run$run

@@ -92,6 +92,23 @@ TEST_CASE("the plan of a classification step is the real step's use, to the byte
   CHECK(lean.persistent < full.persistent);
 }
 
+TEST_CASE(
+    "the plan of phase text has the frozen tower in it, and where it embeds in each step, its activations") {
+  parameter_list list, frozen_list;
+  auto const model = made_up::small_text_phase(scope{list});
+  auto const tower = made_up::small_classifier(scope{frozen_list}).image;
+  train::planned_step const s{.batch = rows, .image = {{8, 8, 3}}, .caption_length = 7};
+  auto const plan = [&](bool kept) {
+    return train::plan_text_phase<bf16>(model, list, tower, frozen_list, s, kept);
+  };
+  auto const beside = plan(true), embedding = plan(false);
+  auto const frozen = static_cast<std::size_t>(frozen_list.elements()) * (4 + 2);  // master and compute copy
+  CHECK(beside.persistent ==
+        beside.master + beside.compute_copy + beside.parameter_gradients + beside.optimizer_state + frozen);
+  CHECK(embedding.persistent == beside.persistent);
+  CHECK(embedding.activations > beside.activations);
+}
+
 TEST_CASE("a plan's parts are its parameters' bytes") {
   planned_model const m;
   auto s = m.step();

@@ -4,6 +4,9 @@
 #include <yoke/parallel/call.hpp>
 
 #include <optional>
+#include <span>
+#include <string>
+#include <vector>
 
 namespace yoke::parallel::detail {
 

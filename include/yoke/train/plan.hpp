@@ -23,7 +23,7 @@ struct step_plan {
   extent_t parameters = 0;     // learned numbers
   extent_t multiply_adds = 0;  // of one step
 
-  // parts of `persistent`
+  // parts of `persistent`; the rest are parameters that do not learn
   std::size_t master = 0, compute_copy = 0, parameter_gradients = 0, optimizer_state = 0;
 
   // What the rank sends in one step, along each axis of the mesh.
@@ -109,7 +109,7 @@ template <class T, class Step>
 step_plan plan_of(parameter_list const& list, planned_step const& s, Step const& step,
                   std::vector<dry::memory_sample>* timeline = nullptr) {
   expects(s.mesh.data > 0 && s.mesh.model > 0 && s.rank >= 0 && s.rank < s.mesh.ranks(),
-          "plan_step: a rank of a mesh that has some");
+          "plan: a rank of a mesh that has some");
   using C = typename planning_context<T>::type;
   C c{s.device};
   c.timeline = timeline;
@@ -130,10 +130,9 @@ step_plan plan_of(parameter_list const& list, planned_step const& s, Step const&
   auto const before = c.persistent_bytes;
   optimizer<C> state{c, list, s.optimizer, owners, ranks.model_axis()};
   plan.optimizer_state = c.persistent_bytes - before;
-  plan.persistent = c.persistent_bytes;
-
   step(c, ranks.data, store, ranks.model_axis());
   plan_update(c, ranks, list, store, state);
+  plan.persistent = c.persistent_bytes;  // with what the step itself keeps, such as a frozen tower
   plan.activations = c.memory.peak();
   plan.gradients = c.gradient_memory.peak();
   plan.multiply_adds = c.multiply_adds;
