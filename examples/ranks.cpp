@@ -48,10 +48,7 @@ class over_sockets final : public launched_ranks {
 #ifdef TRAIN_WITH_MPI
 class over_mpi final : public launched_ranks {
  public:
-  explicit over_mpi(double timeout)
-      : timeout_{milliseconds_of(timeout)}, ranks_{telling([&] {
-          return parallel::mpi{session_, {.timeout = timeout_}};
-        })} {}
+  explicit over_mpi(double timeout) : timeout_{milliseconds_of(timeout)}, ranks_{join()} {}
 
   int rank() const override { return ranks_.rank(); }
   int size() const override { return ranks_.size(); }
@@ -71,10 +68,10 @@ class over_mpi final : public launched_ranks {
   }
 
  private:
-  template <class Make>
-  auto telling(Make const& make) {
+  /// All ranks. Why they do not come together is said before the session ends them.
+  parallel::mpi join() {
     try {
-      return make();
+      return parallel::mpi{session_, {.timeout = timeout_}};
     } catch (std::exception const& e) {
       announce(e.what());
       throw;
