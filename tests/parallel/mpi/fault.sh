@@ -37,6 +37,6 @@ else
   cat "$output"
 fi
 [ $status != 0 ] || { echo "it has not failed"; exit 1; }
-! grep -q "another sentence" "$output" || exit 1
-found=$(grep -oE -e "$sentence" "$output" | wc -l)
+! grep -aq "another sentence" "$output" || exit 1
+found=$(grep -aoE -e "$sentence" "$output" | wc -l)
 [ "$found" -ge "${times%-*}" ] && [ "$found" -le "${times#*-}" ] || { echo "found $found times, not $times: $sentence"; exit 1; }
