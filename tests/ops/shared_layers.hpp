@@ -71,8 +71,7 @@ template <class C>
 void collect(C& c, parameter_list const& list, parameter_store<C> const& store, outcome& to) {
   for (auto const& p : list.infos())
     store.gradient_block().visit(p, [&]<class T>(view<T, 1> gradient) {
-      extent_t n = 1;
-      for (auto const d : p.whole()) n *= d;
+      auto const n = p.size() * (p.is_sharded() ? p.share.ranks : 1);
       auto& whole = to[p.name] = numbers(static_cast<std::size_t>(n), nowhere);
       read_on_host(c, view<T const, 1>{gradient}, [&](view<T const, 1> g) {
         p.for_each_run_of_whole([&](extent_t at, extent_t here, extent_t size) {

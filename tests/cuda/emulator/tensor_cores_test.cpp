@@ -23,14 +23,15 @@ __global__ void load_kernel(std::uint16_t const* x, std::uint32_t* y) {
 /// d (16, 8) += a (16, 16) b (16, 8), everything in global memory, by the fragments of PTX's section on m16n8k16.
 __global__ void fragments_kernel(std::uint16_t const* a, std::uint16_t const* b, float* d) {
   auto const lane = static_cast<int>(threadIdx.x), group = lane / 4, in_group = lane % 4;
-  std::uint32_t fa[4], fb[2];
-  auto* const ha = reinterpret_cast<std::uint16_t*>(fa);
-  auto* const hb = reinterpret_cast<std::uint16_t*>(fb);
+  std::uint32_t fa[4] = {}, fb[2] = {};  // two numbers each, the first one in the lower half
+  auto const put = [](std::uint32_t* to, int i, std::uint16_t number) {
+    to[i / 2] |= std::uint32_t{number} << 16 * (i & 1);
+  };
   for (int i = 0; i < 8; ++i) {
     int const row = i < 2 || (i >= 4 && i < 6) ? group : group + 8;
-    ha[i] = a[row * 16 + in_group * 2 + (i & 1) + (i < 4 ? 0 : 8)];
+    put(fa, i, a[row * 16 + in_group * 2 + (i & 1) + (i < 4 ? 0 : 8)]);
   }
-  for (int i = 0; i < 4; ++i) hb[i] = b[(in_group * 2 + (i & 1) + (i < 2 ? 0 : 8)) * 8 + group];
+  for (int i = 0; i < 4; ++i) put(fb, i, b[(in_group * 2 + (i & 1) + (i < 2 ? 0 : 8)) * 8 + group]);
   float sums[4];
   for (int i = 0; i < 4; ++i) sums[i] = d[(i < 2 ? group : group + 8) * 8 + in_group * 2 + (i & 1)];
   hw::multiply_add(sums, fa, fb[0], fb[1]);
